@@ -1,0 +1,176 @@
+"""Building blocks of models and heads: dropout by hash, layer norm, attention inside segments, reading at slots."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from ecrec_jax.types import Batch, InputError, Noise
+
+GOLDEN = 0x9E3779B9     # 2^32 over the golden ratio: consecutive numbers land far apart
+HEAD_SITE = 1 << 16     # dropout sites below belong to the model, from here on to the head
+
+
+class Constant(nnx.Variable):
+    """An array that is an input of the step and never trained: text features, popularity, a teacher's table."""
+
+
+def scramble(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """A 32-bit mixing function (two rounds of xor-shift-multiply), bijective.
+
+    Source: C. Wellons, "Prospecting for Hash Functions" (2018), the constants of lowbias32.
+    """
+    x ^= x >> 16
+    x *= jnp.uint32(0x7FEB352D)
+    x ^= x >> 15
+    x *= jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def mix(seed: UInt32[Array, ""], step: Int[Array, ""]) -> UInt32[Array, ""]:
+    """The seed of one step's noise."""
+    return scramble(seed + step.astype(jnp.uint32) * jnp.uint32(GOLDEN))
+
+
+def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int, rate: float) -> Float[Array, "B ..."]:
+    """Inverted dropout whose mask is a hash of (step seed, site, row of the global batch, indices inside the row).
+
+    A mask therefore does not depend on devices, accumulation or sharding. `site` numbers the places of a network.
+    """
+    if noise is None or rate == 0:
+        return x
+    bits = noise.row.astype(jnp.uint32) * jnp.uint32(GOLDEN) + noise.seed + jnp.uint32(site) * jnp.uint32(0x85EBCA6B)
+    bits = scramble(bits)
+    for size in x.shape[1:]:
+        bits = scramble(bits[..., None] + jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(0xC2B2AE35))
+    keep = bits >= jnp.uint32(int(rate * 2**32))
+    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation (Ba et al. 2016) over the last axis, computed in f32 whatever the input's type."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        wide = x.astype(jnp.float32)
+        centered = wide - wide.mean(-1, keepdims=True)
+        normal = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.epsilon)
+        return (normal * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def linear(inputs: int, outputs: int, spread: float, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer with a normal(0, spread) kernel and zero bias, BERT's initialisation (Devlin et al. 2019)."""
+    return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.normal(spread), rngs=rngs)
+
+
+def embedding(count: int, width: int, spread: float, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of `count` vectors, normal(0, spread)."""
+    return nnx.Embed(count, width, embedding_init=nnx.initializers.normal(spread), rngs=rngs)
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation a BERT config names: `gelu` is the exact (erf) form, `gelu_new` the tanh approximation.
+
+    Raises:
+        InputError: the name is none of those implemented.
+    """
+    table = {
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+        "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+        "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+        "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+        "swish": jax.nn.silu,
+        "tanh": jnp.tanh,
+    }
+    if name not in table:
+        raise InputError(f"activation {name!r} is not implemented; known are {', '.join(table)}")
+    return table[name]
+
+
+def same_segment(segment: Int[Array, "B L"]) -> Bool[Array, "B 1 L L"]:
+    """Who may attend to whom: tokens of one segment. Padding (0) sees padding, so that no row of softmax is empty."""
+    return (segment[:, :, None] == segment[:, None, :])[:, None]
+
+
+def attend(
+    query: Float[Array, "B L N K"], key: Float[Array, "B L N K"], value: Float[Array, "B L N K"],
+    allowed: Bool[Array, "B 1 L L"], noise: Noise | None, site: int, rate: float,
+) -> Float[Array, "B L N K"]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with softmax in f32.
+
+    Heads are moved to the front before the products: on CPU the other order costs five times as much.
+    """
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    score = (query * query.shape[-1] ** -0.5) @ key.swapaxes(-1, -2)
+    probability = jax.nn.softmax(jnp.where(allowed, score.astype(jnp.float32), -1e9)).astype(value.dtype)
+    return (dropout(probability, noise, site, rate) @ value).swapaxes(1, 2)
+
+
+def read(hidden: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B S D"]:
+    """Hidden states at the slots."""
+    return jnp.take_along_axis(hidden, batch["slot"][..., None], 1)
+
+
+def average(hidden: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B S D"]:
+    """Mean of the hidden states of each slot's segment (f32)."""
+    segment = jnp.take_along_axis(batch["segment"], batch["slot"], 1)
+    member = (segment[:, :, None] == batch["segment"][:, None, :]).astype(jnp.float32)
+    total = jnp.einsum("bsl,bld->bsd", member, hidden.astype(jnp.float32))
+    return total / jnp.maximum(member.sum(-1, keepdims=True), 1)
+
+
+class Factored(NamedTuple):
+    """Logits over a table, `query @ table.T + bias`, made only when asked."""
+
+    query: Float[Array, "B S D"]
+    table: Float[Array, "V D"]
+    bias: Float[Array, "V"]
+
+    def logits(self) -> Float[Array, "B S V"]:
+        """All logits, f32."""
+        return (self.query @ self.table.T).astype(jnp.float32) + self.bias.astype(jnp.float32)
+
+    def at(self, ids: Int[Array, "B S N"]) -> Float[Array, "B S N"]:
+        """Logits of some ids only, f32."""
+        score = jnp.einsum("bsd,bsnd->bsn", self.query, self.table[ids])
+        return score.astype(jnp.float32) + self.bias[ids].astype(jnp.float32)
+
+
+def normalise(weight: Float[Array, "B S"], reduce: Callable[[Any], Any]) -> Float[Array, "B S"]:
+    """Weights that sum to 1 over the global batch, so that nothing divides later. All zero stays all zero."""
+    total = reduce(weight.sum())
+    return weight * jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+
+
+def select(paths: Iterable[str], yes: Sequence[str], no: Sequence[str], what: tuple[str, str]) -> dict[str, bool]:
+    """Decide for every parameter path by two lists of regular expressions; each path must match exactly one list.
+
+    Raises:
+        InputError: a path matches neither list or both; `what` names the lists.
+    """
+    chosen = {}
+    for path in paths:
+        hit = [any(re.search(p, path) for p in patterns) for patterns in (yes, no)]
+        if hit[0] == hit[1]:
+            raise InputError(f"parameter {path} matches {'both' if hit[0] else 'neither'} of {what[0]} and {what[1]}")
+        chosen[path] = hit[0]
+    return chosen
+
+
+def pad_rows(batch: Batch, multiple: int) -> dict[str, np.ndarray]:
+    """Append rows of zeros (no weight) up to a multiple; row numbers go on counting."""
+    rows = len(batch["row"])
+    more = -rows % multiple
+    if not more:
+        return dict(batch)
+    padded = {key: np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)]) for key, x in batch.items()}
+    return padded | {"row": np.arange(rows + more, dtype="i4")}

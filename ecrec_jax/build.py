@@ -1,0 +1,254 @@
+"""From a plain dictionary to the objects of a run: no hydra, only targets of ours."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+from beartype.door import is_bearable
+from beartype.roar import BeartypeException
+from flax import nnx
+
+from ecrec_jax.data import tokenise
+from ecrec_jax.data.feed import Feed
+from ecrec_jax.data.text import Corpus
+from ecrec_jax.net import Graph, Net, split
+from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
+
+RATES = {"dropout", "attention_dropout"}         # facts that a config may overrule: they are choices, not shapes
+OURS = {"checkpoint", "new_head", "dtype"}       # keys of every model that are not its constructor's
+FACTS = {field.name for field in dataclasses.fields(Facts)}
+ASSETS = Path(__file__).parent / "assets"
+
+
+def target(node: Mapping[str, Any], key: str) -> Any:
+    """The class a section names."""
+    name = node.get("_target_") or ""
+    if not name.startswith(("ecrec_jax.", "optax.")):
+        raise InputError(f"{key}._target_: {name!r} is not in ecrec_jax or optax")
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        raise InputError(f"{key}._target_: there is no {name}") from None
+
+
+@functools.cache
+def arguments(cls: Any) -> dict[str, tuple[Any, bool]]:
+    """(type, whether it has a default) of every constructor argument."""
+    hints = typing.get_type_hints(cls.__init__)
+    _, *parameters = inspect.signature(cls.__init__).parameters.items()   # the first is self
+    return {name: (hints.get(name, Any), p.default is not inspect.Parameter.empty) for name, p in parameters
+            if p.kind is not inspect.Parameter.VAR_POSITIONAL and p.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+def make(node: Mapping[str, Any], key: str, facts: Facts, **given: Any) -> Any:
+    """An object from its section. Null arguments that are named like a fact are filled from it.
+
+    Raises:
+        InputError: a key the class doesn't have, a value of the wrong type, one that contradicts a fact, or none at all.
+    """
+    cls = target(node, key)
+    known = arguments(cls)
+    values = {name: value for name, value in node.items() if name != "_target_"} | given
+    for name in values:
+        if name not in known:
+            raise InputError(f"{key}.{name} is not a key of {cls.__name__}; it has {', '.join(n for n in known if n != 'rngs')}")
+    for name, (hint, default) in known.items():
+        fact = getattr(facts, name) if name in FACTS else None
+        value = values.get(name)
+        if value is None and fact is not None:
+            values[name] = fact
+        elif value is not None and fact is not None and name not in RATES and value != fact:
+            raise InputError(f"{key}.{name} is {value}, but the checkpoint or data says {fact}")
+        elif name not in values and not default:
+            raise InputError(f"{key}.{name} is missing")
+        if name in values:
+            values[name] = checked(values[name], hint, f"{key}.{name}")
+    return cls(**values)
+
+
+def checked(value: Any, hint: Any, key: str) -> Any:
+    """The value, if it has the annotated type; whole numbers pass for floats."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if number and is_bearable(float(value), hint) and not is_bearable(value, hint):
+        return float(value)
+    try:
+        fine = is_bearable(value, hint) and not (isinstance(value, bool) and not is_bearable("", hint) and not allows_bool(hint))
+    except BeartypeException:
+        fine = True
+    if not fine:
+        raise InputError(f"{key} is {value!r}, expected {describe(hint)}")
+    return value
+
+
+def allows_bool(hint: Any) -> bool:
+    """Whether bool itself is among the types (Python counts True as an int)."""
+    return hint is bool or bool in typing.get_args(hint) or hint is Any
+
+
+def describe(hint: Any) -> str:
+    """A type as a reader of yaml would say it."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    if hint in names:
+        return names[hint]
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) in (list, tuple):
+        return "a list"
+    return " or ".join(describe(part) for part in parts) if parts else str(hint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of."""
+
+    facts: Facts
+    corpus: Corpus | None
+    feeds: dict[str, Feed]
+    graph: Graph
+    parameters: Parameters
+    constants: Parameters
+    task: Task
+    peft: Peft
+    gradient: Gradient
+    optimizer: Optimizer | None
+    strategy: Strategy
+    tokenizer: str
+    report: dict[str, Any]
+
+
+def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Any]:
+    """(facts of the checkpoint or else of the model's section, the checkpoint)."""
+    from ecrec_jax import pretrained
+
+    section = config["model"]
+    source = pretrained.read(section["checkpoint"]) if section["checkpoint"] else None
+    facts = Facts(**(source.facts if source else {}))
+    facts = dataclasses.replace(facts, pooler=config["head"].get("pooling") == "cls")
+    chosen = {name: value for name, value in section.items() if name in FACTS and value is not None
+              and (getattr(facts, name) is None or name in RATES)}
+    return dataclasses.replace(facts, **chosen), source
+
+
+def tokenizer_folder(config: Mapping[str, Any], source: Any) -> str:
+    """`data.tokenizer`, else the checkpoint's folder, else the shipped English vocabulary."""
+    from ecrec_jax.data.read import inside_package
+
+    named = config["data"]["tokenizer"]
+    if named:
+        return str(inside_package(named.removeprefix("package:"), "data.tokenizer")) if named.startswith("package:") else named
+    if source is None:
+        return str(ASSETS / "bert_uncased")
+    inner = source.folder / "tokenizer"
+    return str(inner if inner.is_dir() else source.folder)
+
+
+def build(config: Mapping[str, Any]) -> Parts:
+    """All parts of a new run: checkpoint, tokenizer, data, facts, model, head, task, optimizer, in this order.
+
+    Raises:
+        InputError: whatever of the config, the checkpoint or the data can't be used.
+    """
+    facts, source = model_facts(config)
+    if config["model"]["checkpoint"] is None and facts.width is None:
+        raise InputError("model.checkpoint is not set: this model takes its sizes from one; give a folder, a hub id or a run")
+    folder = tokenizer_folder(config, source)
+    words = tokenise.facts(folder)
+    if facts.vocabulary is not None and words["vocabulary"] > facts.vocabulary:
+        raise InputError(f"the tokenizer of {folder} has {words['vocabulary']} tokens, the checkpoint's table {facts.vocabulary}")
+    facts = dataclasses.replace(facts, **(words | {"vocabulary": facts.vocabulary or words["vocabulary"]}))
+    data = make(config["data"], "data", Facts())
+    corpus = data.load(folder, min(data.max_length, facts.positions))
+    facts = dataclasses.replace(facts, **corpus.facts)
+    parts = network(config, facts, folder, source)
+    alone = parts.gradient.one_example_per_row
+    feeds = {name: Feed(examples, parts.task, None, alone) for name, examples in corpus.examples.items() if examples}
+    most = [max(int(getattr(feed, side).max()) for feed in feeds.values()) for side in ("tokens", "slots")]
+    shape = feeds["train"].shaped(data.batch_size, data.row_length, most)
+    for feed in feeds.values():
+        feed.shape = shape
+    steps = config["steps"] or config["epochs"] * feeds["train"].count(config["seed"], 0)
+    facts = dataclasses.replace(parts.facts, steps=steps)
+    optimizer = make(config["optimizer"], "optimizer", facts)
+    return dataclasses.replace(parts, facts=facts, corpus=corpus, feeds=feeds, optimizer=optimizer)
+
+
+def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Any) -> Parts:
+    """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint."""
+    from ecrec_jax import pretrained
+
+    rngs = nnx.Rngs(config["seed"])
+    section = {name: value for name, value in config["model"].items() if name not in OURS}
+    model = make(section, "model", facts, rngs=rngs)
+    seeded = {"rngs": rngs} if "rngs" in arguments(target(config["head"], "head")) else {}
+    graph, parameters, constants = split(Net(model, make(config["head"], "head", facts, **seeded)), config["model"]["dtype"])
+    report: dict[str, Any] = {"new": list(parameters) if source else [], "unread": []}
+    if source is not None:
+        if source.labels and facts.labels and not config["model"]["new_head"]:
+            agree(source, facts)
+        parameters, report = pretrained.fit(parameters, source, config["model"]["new_head"])
+    made = {name: make(config[name], name, facts) for name in ("task", "peft", "gradient", "strategy")}
+    return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, **made)
+
+
+def agree(source: Any, facts: Facts) -> None:
+    """A checkpoint's classifier can be trained on only with the classes it knows, in their order."""
+    generic = all(name == f"LABEL_{i}" for i, name in enumerate(source.labels))
+    if len(source.labels) != len(facts.labels) or not (generic or source.labels == facts.labels):
+        raise InputError(f"{source.folder} classifies {', '.join(source.labels[:8])}; the data has {', '.join(facts.labels[:8])}: "
+                         "set model.new_head=true to start a new head")
+
+
+def save_facts(facts: Facts, folder: Path) -> None:
+    """facts.json, whole or not at all."""
+    part = folder / ".facts.json.part"
+    part.write_text(json.dumps(dataclasses.asdict(facts), ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(part, folder / "facts.json")
+
+
+def load_facts(folder: Path) -> Facts:
+    """What `save_facts` wrote."""
+    raw = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    return Facts(**{name: tuple(x) if isinstance(x, list) else x for name, x in raw.items()})
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The config of a run.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"run_dir: {folder} holds no run (no config.yaml)")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def rebuild(folder: Path) -> tuple[dict[str, Any], Parts]:
+    """(config, parts) of a run from its folder alone, with the best checkpoint's weights; no dataset is needed."""
+    from ecrec_jax import pretrained
+
+    config = load_config(folder)
+    if not (folder / "facts.json").is_file():
+        raise InputError(f"run_dir: {folder} has not begun to train (no facts.json)")
+    facts = load_facts(folder)
+    bare = dict(config, model=dict(config["model"], checkpoint=None))
+    parts = network(bare, facts, str(folder / "tokenizer"), None)
+    weights = pretrained.best(folder)
+    return config, dataclasses.replace(parts, parameters={name: jax.numpy.asarray(weights[name]) for name in parts.parameters})
+
+
+def count(parameters: Parameters) -> int:
+    """Numbers in a tree."""
+    return sum(int(np.prod(x.shape)) for x in parameters.values())

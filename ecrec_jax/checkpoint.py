@@ -1,0 +1,87 @@
+"""Checkpoints of a run, through Orbax: the latest to go on from, the best to report."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from ecrec_jax.types import InputError, Parameters, State
+
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run.
+
+    Orbax's number of a checkpoint is 2 · step, + 1 where it carries validation metrics: an interrupted evaluation leaves
+    the even one, and finishing it adds the odd one. Written under another name first, then renamed.
+    """
+
+    def __init__(self, folder: Path, mode: Literal["max", "min"]):
+        sign = 1 if mode == "max" else -1
+        keep = managers.AnyPreservationPolicy([
+            managers.LatestN(1),
+            managers.BestN(get_metric_fn=lambda m: (sign * m["value"], -m["step"]), n=1, keep_checkpoints_without_metrics=False),
+        ])
+        self.folder = folder.absolute()
+        self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(
+            preservation_policy=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True))
+        self.constants = self.folder / "constant"
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.manager.close()
+
+    def save(self, state: State, meta: dict[str, Any], value: float | None = None) -> None:
+        """Write a checkpoint: host arrays of the state, and what JSON can hold. `value`: the metric it is judged by."""
+        step = int(state.step)
+        rest = {"opt": state.opt, "step": np.asarray(state.step), "seed": np.asarray(state.seed)}
+        items = ocp.args.Composite(trained=ocp.args.StandardSave(state.trained), state=ocp.args.StandardSave(rest),
+                                   meta=ocp.args.JsonSave(meta))
+        number = 2 * step + (value is not None)
+        if number not in self.manager.all_steps():
+            self.manager.save(number, args=items, metrics=None if value is None else {"value": value, "step": step})
+            self.manager.wait_until_finished()
+
+    def latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
+        """The newest checkpoint, shaped like a given state."""
+        number = self.manager.latest_step()
+        if number is None:
+            return None
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), like)
+        rest = {"opt": shapes.opt, "step": shapes.step, "seed": shapes.seed}
+        found = self.manager.restore(number, args=ocp.args.Composite(
+            trained=ocp.args.StandardRestore(shapes.trained), state=ocp.args.StandardRestore(rest),
+            meta=ocp.args.JsonRestore()))
+        return State(found.trained, found.state["opt"], found.state["step"], found.state["seed"]), found.meta
+
+    def best(self) -> tuple[Parameters, Parameters]:
+        """(trained, constant) of the checkpoint with the best metric; the newest where none has one.
+
+        Raises:
+            InputError: nothing was saved yet.
+        """
+        number = self.manager.best_step() if self.manager.best_step() is not None else self.manager.latest_step()
+        if number is None:
+            raise InputError(f"{self.folder} holds no checkpoint yet")
+        found = self.manager.restore(number, args=ocp.args.Composite(trained=ocp.args.StandardRestore()))
+        return dict(found.trained), self.constant()
+
+    def keep_constant(self, constant: Parameters) -> None:
+        """Save what never changes, once a run."""
+        if constant and not self.constants.exists():
+            with ocp.StandardCheckpointer() as saver:
+                saver.save(self.constants, constant)
+
+    def constant(self) -> Parameters:
+        """What `keep_constant` saved."""
+        if not self.constants.exists():
+            return {}
+        with ocp.StandardCheckpointer() as reader:
+            return dict(reader.restore(self.constants))

@@ -1,0 +1,99 @@
+"""Batches of a split for a task: a plan an epoch, filled batch by batch, ahead of the step."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ecrec_jax.data import pack
+from ecrec_jax.types import Batch, Example, InputError, Task
+
+T = TypeVar("T")
+
+
+class Feed:
+    """The examples of one split, ready to be planned and laid out."""
+
+    def __init__(self, examples: list[Example], task: Task, shape: pack.Shape | None, alone: bool = False):
+        self.examples, self.task, self.alone = examples, task, alone
+        sizes = np.array([task.size(example) for example in examples], "i8").reshape(-1, 2)
+        self.tokens, self.slots = sizes[:, 0], sizes[:, 1]
+        self.shape = shape
+
+    def shaped(self, batch_size: int, row_length: int | None, most: Sequence[int] = (0, 0)) -> pack.Shape:
+        """Choose B, L and S for this split, so that an example of `most` (tokens, slots) has room too.
+
+        Raises:
+            InputError: `row_length` can't hold the longest example.
+        """
+        longest = max(int(self.tokens.max()), most[0])
+        if row_length is not None and row_length < longest:
+            raise InputError(f"data.row_length {row_length} is shorter than the longest example, {longest} tokens")
+        self.shape = pack.choose_shape(self.tokens, self.slots, batch_size, longest, row_length, self.alone)
+        self.shape = self.shape._replace(slots=max(self.shape.slots, most[1]))
+        return self.shape
+
+    def plan(self, seed: int | None, epoch: int) -> pack.Rows:
+        """The rows of an epoch; without a seed the order of evaluation."""
+        return pack.plan(self.tokens, self.slots, self.shape, None if seed is None else (seed, epoch), self.alone)
+
+    def count(self, seed: int | None, epoch: int) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.plan(seed, epoch)) // self.shape.rows)
+
+    def batches(self, seed: int | None, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of an epoch from batch `start` on; the last one is filled up with empty rows.
+
+        What a task draws for an example depends on (seed, epoch, the example's row in its file) alone.
+        """
+        rows = self.plan(seed, epoch)
+        for first in range(start * self.shape.rows, len(rows), self.shape.rows):
+            chosen = rows[first : first + self.shape.rows]
+            members = [self.examples[i] for row in chosen for i in row]
+            prepared = [self.task.prepare(e, np.random.default_rng((seed or 0, epoch, e.index))) for e in members]
+            yield pack.lay(prepared, [e.index for e in members], [r for r, row in enumerate(chosen) for _ in row],
+                           [i == 0 for row in chosen for i in range(len(row))], self.shape)
+
+
+def fill(batch: Batch) -> float:
+    """Share of the tokens that are real."""
+    return float((batch["segment"] > 0).mean())
+
+
+def ahead(items: Iterator[T], work: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:
+    """`work(item)` for every item, done in a thread that stays `depth` items ahead; its errors are raised here."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(entry: Any) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if stop.is_set():
+                    return
+                offer((work(item), None))
+            offer((None, StopIteration()))
+        except Exception as error:  # noqa: BLE001 (handed to the consumer)
+            offer((None, error))
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while True:
+            result, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield result
+    finally:
+        stop.set()
+        thread.join()

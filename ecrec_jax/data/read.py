@@ -1,0 +1,149 @@
+"""Tables from files: CSV, TSV, JSON lines, Parquet. Every complaint names the file and the line."""
+
+import csv
+import hashlib
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ecrec_jax.types import InputError
+
+
+class Table(NamedTuple):
+    """Columns of text (None = absent), and where each row stands in its file."""
+
+    columns: dict[str, list[str | None]]
+    place: list[str]     # "line 7" or "row 7"
+    path: Path
+    digest: str          # sha256 of the file
+
+
+def locate(path: str, root: str, key: str) -> Path:
+    """A file named absolutely, under `root`, under the working folder, or as `package:PACKAGE/sub/file`.
+
+    Raises:
+        InputError: there is no such file, or it would lie outside its package.
+    """
+    if path.startswith("package:"):
+        return inside_package(path.removeprefix("package:"), key)
+    tried = [Path(path), Path(root) / path]
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{key}: no file at {' or '.join(str(t) for t in dict.fromkeys(tried))}")
+
+
+def inside_package(reference: str, key: str) -> Path:
+    """The path of `PACKAGE/sub/file` of an installed Python package, found without importing it."""
+    package, _, rest = reference.partition("/")
+    if ".." in Path(rest).parts or Path(rest).is_absolute():
+        raise InputError(f"{key}: package:{reference} leaves its package")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise InputError(f"{key}: the Python package {package!r} of package:{reference} is not installed")
+    path = Path(next(iter(found.submodule_search_locations))) / rest
+    if not path.exists():
+        raise InputError(f"{key}: {path} does not exist")
+    return path
+
+
+def text_of(value: Any) -> str | None:
+    """A cell as text; whole floats lose their '.0', so that 1 and 1.0 are one label."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def read(path: Path) -> Table:
+    """Read a table; the ending of its name says how.
+
+    Raises:
+        InputError: an unknown ending, text that isn't UTF-8, a row with too many or too few fields, no rows.
+    """
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    readers = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_json, ".json": read_json, ".parquet": read_parquet}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: unknown ending {path.suffix!r}; known are {', '.join(readers)}")
+    columns, place = readers[path.suffix](path, content)
+    if not place:
+        raise InputError(f"{path}: no rows")
+    return Table(columns, place, path, digest)
+
+
+def decode(path: Path, content: bytes) -> str:
+    """UTF-8 text, with or without a byte-order mark."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: not UTF-8 (byte {content[error.start]:#04x}); convert the file first") from None
+
+
+def read_csv(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
+    """CSV or TSV with a header line and quoted fields."""
+    tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    rows = csv.reader(io.StringIO(decode(path, content), newline=""), strict=True, **tabs)
+    csv.field_size_limit(1 << 30)
+    names, cells, place, line = None, [], [], 1
+    try:
+        for row in rows:
+            if names is None:
+                names = row
+            elif row:
+                if len(row) != len(names):
+                    raise InputError(f"{path}, line {line}: {len(row)} fields, the header has {len(names)}")
+                cells.append(row)
+                place.append(f"line {line}")
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: {error}") from None
+    if names is None:
+        raise InputError(f"{path}: empty file")
+    return {name: [row[i] for row in cells] for i, name in enumerate(names)}, place
+
+
+def read_json(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
+    """One JSON object a line."""
+    records, place = [], []
+    for line, text in enumerate(decode(path, content).splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {line}: not JSON ({error.msg})") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {line}: not a JSON object")
+        records.append(record)
+        place.append(f"line {line}")
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return {name: [text_of(record.get(name)) for record in records] for name in names}, place
+
+
+def read_parquet(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
+    """Parquet."""
+    try:
+        table = pq.read_table(io.BytesIO(content))
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    return ({name: [text_of(x) for x in table[name].to_pylist()] for name in table.column_names},
+            [f"row {i + 1}" for i in range(table.num_rows)])
+
+
+def column(table: Table, name: str, key: str) -> list[str | None]:
+    """One column.
+
+    Raises:
+        InputError: the table has none of that name.
+    """
+    if name not in table.columns:
+        raise InputError(f"{key}: {table.path} has no column {name!r}; it has {', '.join(map(repr, table.columns))}")
+    return table.columns[name]

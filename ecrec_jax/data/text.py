@@ -1,0 +1,190 @@
+"""Texts with a target, from a table: read, cleaned, split, tokenised."""
+
+import dataclasses
+from collections import Counter
+from typing import Any, Literal
+
+import numpy as np
+
+from ecrec_jax.data import read, tokenise
+from ecrec_jax.data.clean import clean
+from ecrec_jax.types import Example, InputError
+
+SPLITS = ("train", "valid", "test")
+NAMES = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What `Text.load` found: examples and texts of each split, what the labels are, and what happened on the way."""
+
+    examples: dict[str, list[Example]]
+    texts: dict[str, list[str]]
+    facts: dict[str, Any]
+    digest: str
+    report: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A table of texts.
+
+    `target`: class (one name), multi (several, joined by `label_separator`), number, none. `join` text columns are
+    read as one text. Splits come from `split_column`, or are drawn once from `split_seed`, stratified by
+    `stratify_column` (default: the label) over all rows of the file, so that tasks on one file share their test set.
+    """
+
+    path: str | None
+    root: str
+    text_column: str | list[str]
+    text_pair_column: str | None
+    label_column: str | None
+    label_separator: str
+    split_column: str | None
+    stratify_column: str | None
+    target: Literal["class", "multi", "number", "none"]
+    valid_fraction: float
+    test_fraction: float
+    split_seed: int
+    train_fraction: float
+    max_length: int
+    row_length: int | None
+    batch_size: int
+    tokenizer: str | None
+    limit: int | None
+
+    def __post_init__(self):
+        if self.path is None:
+            raise InputError("data.path is not set: give the file, data.path=my.csv")
+        if not (0 <= self.valid_fraction and 0 <= self.test_fraction and self.valid_fraction + self.test_fraction < 1):
+            raise InputError("data.valid_fraction and data.test_fraction must be shares that leave something to train on")
+        if not 0 < self.train_fraction <= 1:
+            raise InputError(f"data.train_fraction {self.train_fraction} must be above 0 and at most 1")
+        if self.target != "none" and self.label_column is None:
+            raise InputError("data.label_column is not set: name the column of the labels")
+        for name in ("max_length", "batch_size"):
+            if getattr(self, name) < (3 if name == "max_length" else 1):
+                raise InputError(f"data.{name} {getattr(self, name)} is too small")
+
+    def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
+        """Cleaned texts, and their partners where pairs are asked for."""
+        names = [self.text_column] if isinstance(self.text_column, str) else self.text_column
+        columns = [[clean(t, counts) for t in read.column(table, name, "data.text_column")] for name in names]
+        first = [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+        if self.text_pair_column is None:
+            return first, None
+        return first, [clean(t, counts) for t in read.column(table, self.text_pair_column, "data.text_pair_column")]
+
+    def load(self, tokenizer: str, max_length: int) -> Corpus:
+        """Read, clean, split, tokenise; `tokenizer` is a folder, examples longer than `max_length` are truncated.
+
+        Raises:
+            InputError: file, column, label or split that can't be used; nothing to train on.
+        """
+        table = read.read(read.locate(self.path, self.root, "data.path"))
+        counts: Counter[str] = Counter()
+        first, second = self.texts(table, counts)
+        raw = [(x or "").strip() for x in read.column(table, self.label_column, "data.label_column")] \
+            if self.target != "none" else [""] * len(first)
+        keep = [bool(text) and (self.target == "none" or bool(label)) and (second is None or bool(second[i]))
+                for i, (text, label) in enumerate(zip(first, raw, strict=True))]
+        split = self.split(table, raw, keep)
+        members = {name: [i for i in np.flatnonzero(split == name) if keep[i]] for name in SPLITS}
+        members["train"] = members["train"][: max(1, round(self.train_fraction * len(members["train"])))] \
+            if self.train_fraction < 1 else members["train"]
+        if self.limit is not None:
+            members = {name: rows[: self.limit] for name, rows in members.items()}
+        if not members["train"]:
+            raise InputError(f"{table.path}: no usable row to train on ({len(first)} rows, {keep.count(False)} without text or label)")
+        labels, facts = self.labels(table, raw, members)
+        ragged = tokenise.tokenise(tokenizer, first, second, max_length)
+        texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
+        examples = {name: [Example(*ragged[i], labels.get(i, 0), int(i)) for i in rows] for name, rows in members.items()}
+        truncated = {name: sum(bool(ragged.truncated[i]) for i in rows) for name, rows in members.items()}
+        seen = {text: name for name in reversed(SPLITS) for text in {texts[i] for i in members[name]}}
+        report = {"rows": len(first), "dropped without text or label": keep.count(False),
+                  "cleaned": {k: v for k, v in counts.items() if v},
+                  **{name: len(rows) for name, rows in members.items()},
+                  "truncated": sum(truncated.values()), "max_length": max_length,
+                  "texts of valid or test that also stand in an earlier split":
+                      sum(seen[texts[i]] != name for name in ("valid", "test") for i in members[name])}
+        return Corpus(examples, {name: [texts[i] for i in rows] for name, rows in members.items()}, facts, table.digest, report)
+
+    def labels(self, table: read.Table, raw: list[str], members: dict[str, list[int]]) -> tuple[dict[int, Any], dict[str, Any]]:
+        """(target of each row, facts about the targets); names and spread come from the training split."""
+        if self.target == "none":
+            return {}, {}
+        where = {i: f"{table.path}, {table.place[i]}" for rows in members.values() for i in rows}
+        if self.target == "number":
+            values = {i: number(raw[i], where[i]) for i in where}
+            train = np.array([values[i] for i in members["train"]])
+            return values, {"center": float(train.mean()), "scale": float(train.std()) or 1.0}
+        sets = {i: [p.strip() for p in raw[i].split(self.label_separator)] if self.target == "multi" else [raw[i]] for i in where}
+        counts = Counter(name for i in members["train"] for name in sets[i])
+        names = tuple(sorted(counts, key=natural))
+        if len(names) < 2 and self.target == "class":
+            raise InputError(f"data.label_column: {self.label_column!r} has only one value in the training split, {names[0]!r}")
+        for i, parts in sets.items():
+            for part in parts:
+                if part not in counts:
+                    raise InputError(f"{where[i]}: label {part!r} does not occur in the training split "
+                                     f"(known: {', '.join(names[:10])}{'…' if len(names) > 10 else ''})")
+        ids = {name: k for k, name in enumerate(names)}
+        facts = {"labels": names, "class_counts": tuple(counts[name] for name in names)}
+        if self.target == "class":
+            return {i: ids[parts[0]] for i, parts in sets.items()}, facts
+        return {i: np.isin(np.arange(len(names)), [ids[p] for p in parts]).astype("f4") for i, parts in sets.items()}, facts
+
+    def split(self, table: read.Table, raw: list[str], keep: list[bool]) -> np.ndarray:
+        """The split of every row."""
+        assigned = np.full(len(raw), "train", dtype="<U5")
+        if self.split_column is not None:
+            given = read.column(table, self.split_column, "data.split_column")
+            for i, value in enumerate(given):
+                name = NAMES.get((value or "").strip().lower())
+                if name is None:
+                    raise InputError(f"{table.path}, {table.place[i]}: split {value!r} is none of train, valid, dev, test")
+                assigned[i] = name
+        strata = [x or "" for x in read.column(table, self.stratify_column, "data.stratify_column")] \
+            if self.stratify_column else self.strata(raw)
+        for name, fraction in (("test", self.test_fraction), ("valid", self.valid_fraction / (1 - self.test_fraction))):
+            if not (assigned == name).any():
+                pool = [i for i in np.flatnonzero(assigned == "train") if self.stratify_column or keep[i]]
+                assigned[draw(pool, [strata[i] for i in pool], fraction, self.split_seed)] = name
+        return assigned
+
+    def strata(self, raw: list[str]) -> list[str]:
+        """What a drawn split is balanced by: the label, or the decile of a number that has many values."""
+        if self.target != "number" or len(set(raw)) <= 20:
+            return raw
+        values = np.array([float(x) if is_number(x) else np.nan for x in raw])
+        edges = np.nanquantile(values, np.linspace(0.1, 0.9, 9))
+        return [str(k) for k in np.searchsorted(edges, values)]
+
+
+def draw(pool: list[int], strata: list[str], fraction: float, seed: int) -> list[int]:
+    """A stratified share of the pool: shuffled, sorted by stratum, every 1/fraction-th taken."""
+    order = np.random.default_rng(seed).permutation(len(pool))
+    order = order[np.argsort(np.array(strata)[order], kind="stable")] if len(pool) else order
+    steps = np.floor(np.arange(len(pool) + 1) * fraction + 0.5)
+    return [pool[i] for i in order[np.diff(steps) > 0]]
+
+
+def is_number(text: str) -> bool:
+    """Whether float() reads it as a finite number."""
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def number(text: str, where: str) -> float:
+    """The number a cell holds."""
+    if not is_number(text):
+        raise InputError(f"{where}: label {text!r} is not a number")
+    return float(text)
+
+
+def natural(name: str) -> tuple[int, float, str]:
+    """Numbers in order of size, then names in order of the alphabet."""
+    return (0, float(name), name) if is_number(name) else (1, 0.0, name)

@@ -1,0 +1,101 @@
+"""Token ids of texts, made once and kept on disk."""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ecrec_jax.types import InputError
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
+
+
+class Ragged(NamedTuple):
+    """Token ids and types of many texts, end to end; text i is [offset[i], offset[i + 1])."""
+
+    tokens: np.ndarray
+    type: np.ndarray
+    offset: np.ndarray
+    truncated: np.ndarray
+
+    def __getitem__(self, i: Any) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(self.offset[i], self.offset[i + 1])
+        return self.tokens[part], self.type[part]
+
+
+def cache_folder() -> Path:
+    """Where derived files are kept: `ECREC_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("ECREC_CACHE") or Path.home() / ".cache" / "ecrec_jax")
+
+
+def load(folder: str) -> Any:
+    """The tokenizer of a folder (Hugging Face files), nothing fetched, no code of the folder run.
+
+    Raises:
+        InputError: the folder holds no tokenizer, or one without special tokens.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")   # it would miss torch aloud
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise InputError(f"{folder} holds no tokenizer.json or vocab.txt; name a folder that does with data.tokenizer")
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 (whatever the library raises, the user needs one sentence)
+        raise InputError(f"{folder}: the tokenizer can't be loaded ({str(error).splitlines()[0]})") from error
+    if len(found) <= 5:   # a vocabulary that was silently not found
+        raise InputError(f"{folder}: the tokenizer has only {len(found)} tokens; its vocabulary was not found")
+    return found
+
+
+def facts(folder: str) -> dict[str, Any]:
+    """Ids and size of a tokenizer."""
+    found = load(folder)
+    special = {f"{name}_id": getattr(found, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+    missing = [name for name, value in special.items() if value is None]
+    if missing or special["pad_id"] != 0:
+        raise InputError(f"{folder}: the tokenizer must have pad (id 0), cls, sep and mask tokens, as BERT's; found {special}")
+    return special | {"vocabulary": len(found), "special_ids": tuple(sorted(found.all_special_ids))}
+
+
+def digest(folder: str, first: list[str], second: list[str] | None, max_length: int) -> str:
+    """A name for the result: depends on texts, tokenizer files and length."""
+    mark = hashlib.sha256(f"2 {max_length} {second is not None}".encode())
+    for name in FILES:
+        path = Path(folder) / name
+        mark.update(path.read_bytes() if path.is_file() else b"-")
+    for texts in (first, second or []):
+        for text in texts:
+            mark.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return mark.hexdigest()[:32]
+
+
+def tokenise(folder: str, first: list[str], second: list[str] | None, max_length: int) -> Ragged:
+    """Ids with special tokens, truncated to `max_length` (the longer of a pair first), cached on disk."""
+    path = cache_folder() / "tokens" / f"{digest(folder, first, second, max_length)}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return Ragged(*(kept[name] for name in Ragged._fields))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass
+    tokenizer = load(folder)
+    encoded = tokenizer(first, second, add_special_tokens=True, truncation="longest_first", max_length=max_length,
+                        return_token_type_ids=True, return_attention_mask=False, return_overflowing_tokens=False)
+    ids = encoded["input_ids"]
+    over = [bool(e.overflowing) for e in encoded.encodings] if encoded.encodings else [len(x) >= max_length for x in ids]
+    offset = np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype("i8")
+    join = lambda parts: np.fromiter((t for part in parts for t in part), "i4", int(offset[-1]))  # noqa: E731
+    found = Ragged(join(ids), join(encoded["token_type_ids"]), offset, np.array(over))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            np.savez(file, **found._asdict())
+        os.replace(file.name, path)
+    except OSError:   # a full or read-only disk costs time, not the run
+        pass
+    return found

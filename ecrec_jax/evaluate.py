@@ -1,0 +1,120 @@
+"""Evaluation of one split: columns on the devices, metrics on the host, predictions as a table."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ecrec_jax.build import Parts
+from ecrec_jax.data.feed import Feed, ahead
+from ecrec_jax.step import make_columns
+from ecrec_jax.types import Columns, Facts, Parameters
+
+
+class Interrupted(Exception):
+    """A stop was asked for."""
+
+
+class Evaluator:
+    """The evaluating program of a run, compiled once."""
+
+    def __init__(self, parts: Parts, constant: Any):
+        self.parts, self.constant = parts, constant
+        self.program = parts.strategy.compile(make_columns(parts.graph, parts.task, parts.peft, parts.strategy), donate=False)
+
+    def columns(self, trained: Any, feed: Feed, stop: Callable[[], bool] = lambda: False, title: str = "") -> Columns:
+        """One entry a real slot, sorted by example; the device works on a batch while the host reads the one before.
+
+        Raises:
+            Interrupted: `stop` came true.
+        """
+        put = lambda batch: self.parts.strategy.put(batch, 1)  # noqa: E731
+        found: list[Any] = []
+        pending = None
+        batches = ahead(feed.batches(None, 0), put)
+        for batch in tqdm(batches, title, feed.count(None, 0), leave=False, disable=None):
+            if stop():
+                raise Interrupted
+            running = self.program(trained, self.constant, batch)
+            if pending is not None:
+                found.append(real(self.parts.strategy.fetch(pending)))
+            pending = running
+        found.append(real(self.parts.strategy.fetch(pending)))
+        columns = {key: np.concatenate([part[key] for part in found]) for key in found[0]}
+        order = np.argsort(columns["example"], kind="stable")
+        return {key: x[order] for key, x in columns.items()}
+
+    def measure(self, trained: Any, feed: Feed, stop: Callable[[], bool] = lambda: False,
+                title: str = "") -> tuple[dict[str, Any], Columns]:
+        """(metrics with the mean loss, columns)."""
+        columns = self.columns(trained, feed, stop, title)
+        loss = float((columns["loss"] * columns["weight"]).sum() / columns["weight"].sum())
+        return {"loss": loss} | self.parts.task.metrics(columns), columns
+
+
+def real(columns: Columns) -> Columns:
+    """The slots that carry weight, flat."""
+    keep = columns["weight"].reshape(-1) > 0
+    return {key: x.reshape(-1, *x.shape[2:])[keep] for key, x in columns.items()}
+
+
+def scalars(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
+    """The single numbers of a metrics dictionary under `prefix/`."""
+    return {f"{prefix}/{key}": value for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def predictions(columns: Columns, facts: Facts) -> dict[str, list[Any]] | None:
+    """One row an example: its row in the file, label, prediction, ids, scores; None where a task has no scores."""
+    if "scores" not in columns:
+        return None
+    scores, names = columns["scores"], facts.labels
+    table: dict[str, list[Any]] = {"example": columns["example"].tolist()}
+    if names is None:
+        return table | {"label": columns["label"].tolist(), "prediction": scores.tolist(), "scores": scores.tolist()}
+    if columns["label"].ndim == 2:
+        chosen = [[np.flatnonzero(row > 0.5).tolist() for row in side] for side in (columns["label"], scores)]
+        naming = lambda ids: [[names[i] for i in row] for row in ids]  # noqa: E731
+    else:
+        chosen = [columns["label"].tolist(), scores.argmax(-1).tolist()]
+        naming = lambda ids: [names[i] for i in ids]  # noqa: E731
+    return table | {"label": naming(chosen[0]), "prediction": naming(chosen[1]), "label_id": chosen[0],
+                    "prediction_id": chosen[1], "scores": scores.tolist()}
+
+
+def write_table(table: dict[str, list[Any]], path: Path) -> None:
+    """Parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(pa.table(table), part, compression="zstd")
+    os.replace(part, path)
+
+
+def host(tree: Parameters) -> Parameters:
+    """Arrays on the host."""
+    return jax.device_get(tree)
+
+
+def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, facts: Facts) -> dict[str, float]:
+    """Write predictions/SPLIT.parquet and report/SPLIT.json; returns what belongs into the summary."""
+    table = predictions(columns, facts)
+    if table is not None:
+        write_table(table, folder / "predictions" / f"{split}.parquet")
+    rest = {key: x for key, x in metrics.items() if not isinstance(x, int | float)}
+    if rest:
+        write_json(rest, folder / "report" / f"{split}.json")
+    return scalars(metrics, split)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(part, path)

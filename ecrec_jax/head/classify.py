@@ -1,0 +1,23 @@
+"""Class logits of each slot: binary, multi-class and multi-label alike."""
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ecrec_jax.block import HEAD_SITE, average, dropout, linear, read
+from ecrec_jax.types import Batch, Model, Noise
+
+
+class Classify(nnx.Module):
+    """Pooled hidden state, dropout, one dense layer. `pooling`: cls (BERT's pooler on the first token) or mean."""
+
+    reads = ("class", "multi")
+
+    def __init__(self, width: int, labels: tuple[str, ...], pooling: str, dropout: float, initializer_range: float,
+                 rngs: nnx.Rngs):
+        self.classifier = linear(width, len(labels), initializer_range, rngs)
+        self.pooling, self.dropout = pooling, dropout
+
+    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,
+                 noise: Noise | None = None) -> Float[Array, "B S C"]:
+        pooled = average(hidden, batch).astype(hidden.dtype) if self.pooling == "mean" else model.pool(read(hidden, batch))
+        return self.classifier(dropout(pooled, noise, HEAD_SITE, self.dropout)).astype("float32")

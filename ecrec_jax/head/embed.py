@@ -1,0 +1,25 @@
+"""A unit vector a slot."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ecrec_jax.block import average, read
+from ecrec_jax.types import Batch, Model, Noise
+
+
+class Embed(nnx.Module):
+    """Pooled hidden state, divided by its length (f32). `pooling`: mean, cls (BERT's pooler) or first (raw)."""
+
+    reads = ("vector",)
+
+    def __init__(self, pooling: str):
+        self.pooling = pooling
+
+    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,
+                 noise: Noise | None = None) -> Float[Array, "B S D"]:
+        pooled = average(hidden, batch) if self.pooling == "mean" else read(hidden, batch)
+        pooled = model.pool(pooled) if self.pooling == "cls" else pooled
+        pooled = pooled.astype(jnp.float32)
+        return pooled * jax.lax.rsqrt(jnp.square(pooled).sum(-1, keepdims=True) + 1e-12)

@@ -1,0 +1,24 @@
+"""One number a slot, in the units of the labels."""
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ecrec_jax.block import HEAD_SITE, average, dropout, linear, read
+from ecrec_jax.types import Batch, Model, Noise
+
+
+class Regress(nnx.Module):
+    """center + scale · dense(pooled): the network itself works in units of the training labels' spread."""
+
+    reads = ("number",)
+
+    def __init__(self, width: int, pooling: str, dropout: float, initializer_range: float, center: float, scale: float,
+                 rngs: nnx.Rngs):
+        self.classifier = linear(width, 1, initializer_range, rngs)
+        self.pooling, self.dropout, self.center, self.scale = pooling, dropout, center, scale
+
+    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,
+                 noise: Noise | None = None) -> Float[Array, "B S"]:
+        pooled = average(hidden, batch).astype(hidden.dtype) if self.pooling == "mean" else model.pool(read(hidden, batch))
+        value = self.classifier(dropout(pooled, noise, HEAD_SITE, self.dropout))[..., 0]
+        return value.astype("float32") * self.scale + self.center

@@ -1,0 +1,38 @@
+"""Vocabulary logits at the slots: BERT's masked-LM head."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ecrec_jax.block import Factored, LayerNorm, activation, linear, read
+from ecrec_jax.types import Batch, Model, Noise
+
+
+class Transform(nnx.Module):
+    """Dense, activation, layer norm."""
+
+    def __init__(self, width: int, name: str, epsilon: float, spread: float, rngs: nnx.Rngs):
+        self.dense, self.LayerNorm = linear(width, width, spread, rngs), LayerNorm(width, epsilon)
+        self.activation = activation(name)
+
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return self.LayerNorm(self.activation(self.dense(x)))
+
+
+class Tokens(nnx.Module):
+    """Transform, then the product with the word table (or a table of its own where a checkpoint isn't tied)."""
+
+    reads = ("tokens",)
+
+    def __init__(self, width: int, vocabulary: int, activation: str, norm_epsilon: float, initializer_range: float,
+                 tied: bool, rngs: nnx.Rngs):
+        self.transform = Transform(width, activation, norm_epsilon, initializer_range, rngs)
+        self.bias = nnx.Param(jnp.zeros(vocabulary))
+        self.decoder = None if tied else linear(width, vocabulary, initializer_range, rngs)
+        if self.decoder is not None:
+            self.decoder.bias = None   # one bias is enough
+
+    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,
+                 noise: Noise | None = None) -> Factored:
+        table = model.table() if self.decoder is None else self.decoder.kernel[...].T
+        return Factored(self.transform(read(hidden, batch)), table, self.bias[...])

@@ -1,0 +1,78 @@
+"""Metrics on the host, over whole columns; classification and regression come from scikit-learn and SciPy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+from sklearn import metrics as sk
+
+
+def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, macro/micro/weighted F1, MCC, ROC-AUC (one against the rest, macro), per class, confusion matrix.
+
+    Classes without an example count with F1 = 0 in the macro mean; ROC-AUC is left out where a class is missing.
+    """
+    predicted, ids = scores.argmax(-1), np.arange(len(labels))
+    found: dict[str, Any] = {"accuracy": float(sk.accuracy_score(label, predicted))}
+    for name in ("macro", "micro", "weighted"):
+        found[f"{name}_f1"] = float(sk.f1_score(label, predicted, labels=ids, average=name, zero_division=0))
+    found["mcc"] = float(sk.matthews_corrcoef(label, predicted))
+    if len(np.unique(label)) == len(labels):
+        binary = len(labels) == 2
+        found["roc_auc"] = float(sk.roc_auc_score(label, scores[:, 1] if binary else scores / scores.sum(-1, keepdims=True),
+                                                  multi_class="ovr", labels=None if binary else ids))
+    precision, recall, f1, support = sk.precision_recall_fscore_support(label, predicted, labels=ids, zero_division=0)
+    return found | {
+        "per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
+                             "support": int(support[i])} for i, name in enumerate(labels)},
+        "confusion_matrix": sk.confusion_matrix(label, predicted, labels=ids).tolist(),
+    }
+
+
+def multi_label(label: Float[np.ndarray, "E C"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
+    """Subset accuracy, macro/micro/weighted F1 at threshold .5, ROC-AUC (macro over labels that have both values)."""
+    truth, predicted = label > 0.5, scores > 0.5
+    found: dict[str, Any] = {"accuracy": float(sk.accuracy_score(truth, predicted))}
+    for name in ("macro", "micro", "weighted"):
+        found[f"{name}_f1"] = float(sk.f1_score(truth, predicted, average=name, zero_division=0))
+    mixed = [c for c in range(truth.shape[1]) if 0 < truth[:, c].sum() < len(truth)]
+    if mixed:
+        found["roc_auc"] = float(np.mean([sk.roc_auc_score(truth[:, c], scores[:, c]) for c in mixed]))
+    precision, recall, f1, support = sk.precision_recall_fscore_support(truth, predicted, average=None, zero_division=0)
+    return found | {"per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
+                                         "support": int(support[i])} for i, name in enumerate(labels)}}
+
+
+def regression(label: Float[np.ndarray, "E"], value: Float[np.ndarray, "E"]) -> dict[str, float]:
+    """MAE, RMSE, R², Spearman's rank correlation (left out where one side is constant)."""
+    found = {
+        "mae": float(sk.mean_absolute_error(label, value)),
+        "rmse": float(sk.root_mean_squared_error(label, value)),
+    }
+    if len(label) > 1 and np.ptp(label) > 0:
+        found["r2"] = float(sk.r2_score(label, value))
+        if np.ptp(value) > 0:
+            found["spearman"] = float(stats.spearmanr(label, value).statistic)
+    return found
+
+
+def language_model(loss: Float[np.ndarray, "E"], hit: Float[np.ndarray, "E"]) -> dict[str, float]:
+    """Perplexity = exp(mean loss of the read tokens), and the share of them that were predicted exactly."""
+    return {"perplexity": float(np.exp(min(loss.mean(), 80.0))), "accuracy": float(hit.mean())}
+
+
+def retrieval(vector: Float[np.ndarray, "E D"], group: Int[np.ndarray, "E"]) -> dict[str, float]:
+    """Recall@1 and MRR of finding another vector of the same group among all others; ties rank against us."""
+    rank = np.empty(len(vector))
+    for start in range(0, len(vector), 1024):
+        rows = np.arange(start, min(start + 1024, len(vector)))
+        score = vector[rows] @ vector.T
+        score[np.arange(len(rows)), rows] = -np.inf
+        same = group[rows, None] == group[None]
+        same[np.arange(len(rows)), rows] = False
+        best = np.where(same, score, -np.inf).max(1, keepdims=True)
+        rank[rows] = 1 + ((score >= best) & ~same).sum(1)
+        rank[rows[~same.any(1)]] = np.inf
+    return {"recall@1": float((rank == 1).mean()), "mrr": float((1 / rank).mean())}

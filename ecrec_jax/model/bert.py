@@ -1,0 +1,145 @@
+"""BERT (Devlin et al. 2019): the encoder, with attribute names as in Hugging Face's Flax tree."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from ecrec_jax.block import LayerNorm, activation, attend, dropout, embedding, linear, same_segment
+from ecrec_jax.types import Batch, Noise
+
+
+class Embeddings(nnx.Module):
+    """Word, position and token-type vectors, summed, normalised, dropped out."""
+
+    def __init__(self, vocabulary: int, positions: int, types: int, width: int, epsilon: float, dropout: float,
+                 spread: float, rngs: nnx.Rngs):
+        self.word_embeddings = embedding(vocabulary, width, spread, rngs)
+        self.position_embeddings = embedding(positions, width, spread, rngs)
+        self.token_type_embeddings = embedding(types, width, spread, rngs)
+        self.LayerNorm = LayerNorm(width, epsilon)
+        self.dropout = dropout
+
+    def __call__(self, batch: Batch, noise: Noise | None) -> Float[Array, "B L D"]:
+        x = self.word_embeddings.embedding[...][batch["tokens"]]
+        x = x + self.token_type_embeddings.embedding[...][batch["type"]] \
+            + self.position_embeddings.embedding[...][batch["position"]]
+        if "offset" in batch:
+            x = x + batch["offset"].astype(x.dtype)
+        return dropout(self.LayerNorm(x), noise, 0, self.dropout)
+
+
+class Projections(nnx.Module):
+    """Query, key and value of self-attention."""
+
+    def __init__(self, width: int, spread: float, rngs: nnx.Rngs):
+        self.query, self.key, self.value = (linear(width, width, spread, rngs) for _ in range(3))
+
+
+class Output(nnx.Module):
+    """Projection, dropout, residual, layer norm: how both halves of a layer end."""
+
+    def __init__(self, inputs: int, width: int, epsilon: float, dropout: float, spread: float, site: int,
+                 rngs: nnx.Rngs):
+        self.dense, self.LayerNorm = linear(inputs, width, spread, rngs), LayerNorm(width, epsilon)
+        self.dropout, self.site = dropout, site
+
+    def __call__(self, x: Float[Array, "B L F"], residual: Float[Array, "B L D"],
+                 noise: Noise | None) -> Float[Array, "B L D"]:
+        return self.LayerNorm(residual + dropout(self.dense(x), noise, self.site, self.dropout))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with its output."""
+
+    def __init__(self, heads: int, width: int, attention_dropout: float, output: Output, site: int, spread: float,
+                 rngs: nnx.Rngs):
+        self.self, self.output = Projections(width, spread, rngs), output
+        self.heads, self.dropout, self.site = heads, attention_dropout, site
+
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"],
+                 noise: Noise | None) -> Float[Array, "B L D"]:
+        head = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
+        query, key, value = (p(x).reshape(head) for p in (self.self.query, self.self.key, self.self.value))
+        return self.output(attend(query, key, value, allowed, noise, self.site, self.dropout).reshape(x.shape), x, noise)
+
+
+class Intermediate(nnx.Module):
+    """The widening half of the feed-forward block."""
+
+    def __init__(self, width: int, feed_forward: int, name: str, spread: float, rngs: nnx.Rngs):
+        self.dense, self.activation = linear(width, feed_forward, spread, rngs), activation(name)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L F"]:
+        return self.activation(self.dense(x))
+
+
+class Layer(nnx.Module):
+    """Attention, then feed-forward."""
+
+    def __init__(self, attention: Attention, intermediate: Intermediate, output: Output):
+        self.attention, self.intermediate, self.output = attention, intermediate, output
+
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"],
+                 noise: Noise | None) -> Float[Array, "B L D"]:
+        x = self.attention(x, allowed, noise)
+        return self.output(self.intermediate(x), x, noise)
+
+
+class Encoder(nnx.Module):
+    """The stack of layers."""
+
+    def __init__(self, layers: list[Layer]):
+        self.layer = nnx.List(layers)
+
+
+class Pooler(nnx.Module):
+    """tanh(W h + b), of the first token in BERT."""
+
+    def __init__(self, width: int, spread: float, rngs: nnx.Rngs):
+        self.dense = linear(width, width, spread, rngs)
+
+    def __call__(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return jnp.tanh(self.dense(hidden))
+
+
+class Bert(nnx.Module):
+    """The encoder. Attention stays inside a segment, so that several examples may share a row.
+
+    Raises:
+        ValueError: `width` is no multiple of `heads`.
+    """
+
+    def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
+                 feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
+                 initializer_range: float, pooler: bool, rngs: nnx.Rngs):
+        if width % heads:
+            raise ValueError(f"model.width {width} is not a multiple of model.heads {heads}")
+        spread = initializer_range
+        self.embeddings = Embeddings(vocabulary, positions, types, width, norm_epsilon, dropout, spread, rngs)
+        self.encoder = Encoder([
+            Layer(
+                Attention(heads, width, attention_dropout, Output(width, width, norm_epsilon, dropout, spread, site + 1, rngs),
+                          site, spread, rngs),
+                Intermediate(width, feed_forward, activation, spread, rngs),
+                Output(feed_forward, width, norm_epsilon, dropout, spread, site + 2, rngs))
+            for site in range(1, 3 * depth + 1, 3)])
+        self.pooler = Pooler(width, spread, rngs) if pooler else None
+
+    def states(self, batch: Batch, noise: Noise | None = None) -> list[Float[Array, "B L D"]]:
+        """The embeddings' output and every layer's."""
+        allowed, states = same_segment(batch["segment"]), [self.embeddings(batch, noise)]
+        for layer in self.encoder.layer:
+            states.append(layer(states[-1], allowed, noise))
+        return states
+
+    def __call__(self, batch: Batch, noise: Noise | None = None) -> Float[Array, "B L D"]:
+        """The last layer's hidden states."""
+        return self.states(batch, noise)[-1]
+
+    def table(self) -> Float[Array, "V D"]:
+        """The word vectors, for heads that tie to them."""
+        return self.embeddings.word_embeddings.embedding[...]
+
+    def pool(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """BERT's pooler on hidden states of first tokens."""
+        return self.pooler(hidden)

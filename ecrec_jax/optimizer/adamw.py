@@ -1,0 +1,74 @@
+"""AdamW with warm-up, decay of the rate, and clipping."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ecrec_jax.block import select
+from ecrec_jax.types import InputError, Parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Adamw:
+    """AdamW (Loshchilov & Hutter 2019, alg. 2). `warmup` is a share of all steps; `clip` the largest global norm of a
+    gradient (null: none); `decay` and `no_decay` are regular expressions on parameter paths that cover every one."""
+
+    learning_rate: float
+    weight_decay: float
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup: float
+    clip: float | None
+    beta1: float
+    beta2: float
+    epsilon: float
+    decay: list[str]
+    no_decay: list[str]
+    steps: int
+
+    def __post_init__(self):
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"optimizer.warmup {self.warmup} is a share of all steps: 0 or more, below 1")
+        if self.learning_rate < 0:
+            raise InputError(f"optimizer.learning_rate {self.learning_rate} must not be negative")
+
+    def factor(self, step: Any) -> Float[Array, ""]:
+        """What the rate is multiplied by at a step: up linearly during warm-up, then as the schedule says; clamped."""
+        warm = round(self.warmup * self.steps)
+        rise = jnp.minimum((step + 1) / max(warm, 1), 1.0) if warm else 1.0
+        share = jnp.clip((step - warm) / max(self.steps - warm, 1), 0.0, 1.0)
+        fall = {"linear": 1 - share, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * share)), "constant": 1.0}[self.schedule]
+        return jnp.asarray(rise * fall, jnp.float32)
+
+    def decayed(self, paths: Sequence[str]) -> dict[str, bool]:
+        """Which parameters shrink."""
+        return select(paths, self.decay, self.no_decay, ("optimizer.decay", "optimizer.no_decay"))
+
+    def transformation(self, paths: Sequence[str]) -> optax.GradientTransformation:
+        """The chain for these parameters; its numbers are leaves of the state, so that replicas may differ in them."""
+        mask = self.decayed(paths)
+
+        def chain(learning_rate: Any, weight_decay: Any, beta1: Any, beta2: Any, epsilon: Any,
+                  clip: Any = None) -> optax.GradientTransformation:
+            parts = [optax.scale_by_adam(beta1, beta2, epsilon), optax.add_decayed_weights(weight_decay, mask),
+                     optax.scale_by_schedule(self.factor), optax.scale_by_learning_rate(learning_rate)]
+            return optax.chain(*([] if clip is None else [optax.clip_by_global_norm(clip)]), *parts)
+
+        numbers = {} if self.clip is None else {"clip": self.clip}
+        return optax.inject_hyperparams(chain)(self.learning_rate, self.weight_decay, self.beta1, self.beta2, self.epsilon,
+                                               **numbers)
+
+    def init(self, trained: Parameters) -> Any:
+        """The state at step 0."""
+        return self.transformation(list(trained)).init(trained)
+
+    def update(self, gradient: Parameters, opt: Any, trained: Parameters) -> tuple[Parameters, Any]:
+        """(what to add to the parameters, the next state)."""
+        return self.transformation(list(trained)).update(gradient, opt, trained)
+
+    def learning_rate_at(self, opt: Any) -> Float[Array, ""]:
+        """The rate that the last update used."""
+        return opt.hyperparams["learning_rate"] * self.factor(opt.count - 1)

@@ -1,0 +1,56 @@
+"""The one train step, with holes for task, peft, gradient, optimizer and strategy; and its evaluating sister."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ecrec_jax.block import mix
+from ecrec_jax.net import Graph
+from ecrec_jax.types import Batch, Gradient, Noise, Optimizer, Parameters, Peft, State, Strategy, Task
+
+Logs = dict[str, Any]
+
+
+def make_step(
+    graph: Graph, task: Task, peft: Peft, gradient: Gradient, optimizer: Optimizer, strategy: Strategy
+) -> Callable[[State, Parameters, Batch], tuple[State, Logs]]:
+    """One update, (State, constant, Batch) -> (State, logs). Pure, and the same under jit, pmap and vmap.
+
+    Weights are normalised first, so that loss and gradient are plain sums over rows, micro-batches and devices.
+    """
+
+    def step(state: State, constant: Parameters, batch: Batch) -> tuple[State, Logs]:
+        noise = mix(state.seed, state.step)
+        live = strategy.reduce(batch["weight"].sum()) > 0
+        batch = {**batch, "weight": gradient.normalise(batch, strategy.reduce)}
+
+        def local(trained: Parameters, rows: Batch) -> Any:
+            net = graph.net(strategy.use(peft.merge(trained, constant)))
+            outputs = net(rows, Noise(noise, rows["row"]))
+            return (task.loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
+
+        loss, grads = strategy.reduce(gradient(local, state.trained, batch))
+        grads = gradient.release(grads, noise)
+        updates, opt = optimizer.update(grads, state.opt, state.trained)
+        logs = {"loss": loss, "gradient_norm": optax.global_norm(grads), "learning_rate": optimizer.learning_rate_at(opt)}
+        new = (optax.apply_updates(state.trained, updates), opt)
+        trained, opt = jax.tree.map(lambda n, o: jnp.where(live, n, o), new, (state.trained, state.opt))
+        return State(trained, opt, state.step + 1, state.seed), logs   # a batch of no weight changed nothing
+
+    return step
+
+
+def make_columns(
+    graph: Graph, task: Task, peft: Peft, strategy: Strategy
+) -> Callable[[Parameters, Parameters, Batch], Logs]:
+    """What evaluation needs of every slot, (trained, constant, Batch) -> columns over the global batch, no dropout."""
+
+    def columns(trained: Parameters, constant: Parameters, batch: Batch) -> Logs:
+        outputs = graph.net(strategy.use(peft.merge(trained, constant)))(batch)
+        found = task.columns(outputs, batch) | {"loss": task.loss(outputs, batch, strategy.gather)}
+        return strategy.gather(found | {key: batch[key] for key in ("label", "weight", "example")})
+
+    return columns

@@ -1,0 +1,45 @@
+"""A progress bar at a terminal, a line now and then elsewhere."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+SHOWN = {"train/loss": "loss", "train/learning_rate": "lr", "train/gradient_norm": "grad", "train/examples_per_second": "ex/s"}
+
+
+class Console:
+    """`lines_every`: away from a terminal, print training values every so many logs."""
+
+    def __init__(self, lines_every: int):
+        self.lines_every = lines_every
+
+    def start(self, step: int, total: int, about: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+        """Show the bar."""
+        self.bar = tqdm(total=total, initial=step, unit="step", disable=None, dynamic_ncols=True, file=sys.stderr)
+        self.logs = 0
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Move the bar; print validation in full."""
+        short = {name: f"{values[key]:.3g}" for key, name in SHOWN.items() if key in values}
+        if short:
+            self.bar.set_postfix(short, refresh=False)
+            self.bar.update(step - self.bar.n)
+            self.logs += 1
+            if self.bar.disable and self.logs % self.lines_every == 0:
+                print(f"step {step}/{self.bar.total}  " + "  ".join(f"{k} {v}" for k, v in short.items()), flush=True)
+        else:
+            text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            tqdm.write(f"step {step}  {text}", file=sys.stdout)
+            sys.stdout.flush()
+        if self.bar.disable:
+            self.bar.n = step
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Close the bar."""
+        self.bar.close()

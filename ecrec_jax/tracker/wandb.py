@@ -1,0 +1,57 @@
+"""Weights & Biases: online when the user is logged in, offline otherwise."""
+
+import netrc
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from ecrec_jax.types import InputError
+
+
+class Wandb:
+    """`mode` null: online when logged in, else offline. The run's id is kept in checkpoints, so that a continued run is
+    the same run; its summary shows the best checkpoint, not the last step."""
+
+    def __init__(self, folder: str, config: dict[str, Any], project: str, group: str | None, tags: list[str],
+                 mode: Literal["online", "offline", "disabled"] | None):
+        self.folder, self.config, self.project, self.group, self.tags = folder, config, project, group, tags
+        self.mode = mode or os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        if os.environ.get("WANDB_SWEEP_ID") and self.mode != "online":
+            raise InputError("tracker.wandb.mode: a sweep needs W&B online; run `wandb login`, or leave the sweep")
+
+    def start(self, step: int, total: int, about: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+        """Open the run, or open it again."""
+        import wandb
+
+        name = os.path.basename(os.path.abspath(self.folder))
+        self.run = wandb.init(project=self.project, name=name, group=self.group, tags=self.tags, config=self.config,
+                              dir=self.folder, id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
+                              resume="allow", settings=wandb.Settings(silent=True, disable_git=True, console="off"))
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step", summary="none")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One history row with its own step."""
+        self.run.log({"step": step} | dict(values))
+
+    def state(self) -> dict[str, Any]:
+        """The run's id."""
+        return {"id": self.run.id}
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Put the best checkpoint's numbers into the summary and close."""
+        self.run.summary.update(dict(summary))
+        self.run.finish()
+
+
+def logged_in() -> bool:
+    """Whether an API key is at hand, in the environment or in netrc."""
+    import wandb
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(urlparse(wandb.Settings().base_url).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

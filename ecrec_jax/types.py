@@ -1,0 +1,154 @@
+"""The words everything else is written in: a batch, a state, the facts of a run, and what each noun must offer."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt32
+
+Batch = Mapping[str, Any]          # the keys of DESIGN: tokens, segment, position, type, slot, label, weight, example, row
+Parameters = dict[str, Any]        # path ("model.encoder.layer.0.attention.self.query.kernel") -> array
+Columns = dict[str, np.ndarray]    # one entry a slot, on the host
+
+
+class InputError(Exception):
+    """What the user gave is wrong. The text is one sentence that names the key, file or line; exit code 2."""
+
+
+class Noise(NamedTuple):
+    """What a dropout mask depends on besides its place: the step's seed and the row's number in the global batch."""
+
+    seed: UInt32[Array, ""]
+    row: Int[Array, "B"]
+
+
+class State(NamedTuple):
+    """What a step changes. Plain dictionaries of arrays; checkpointed whole."""
+
+    trained: Parameters
+    opt: Any
+    step: Int[Array, ""]
+    seed: UInt32[Array, ""]
+
+
+class Example(NamedTuple):
+    """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file."""
+
+    tokens: np.ndarray
+    type: np.ndarray
+    label: Any
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of a run besides its config: a checkpoint's sizes, the tokenizer's ids, the data's labels.
+
+    A constructor argument that is named like a fact and is null in the yaml is filled from here.
+    """
+
+    vocabulary: int | None = None
+    positions: int | None = None
+    types: int | None = None
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    feed_forward: int | None = None
+    activation: str | None = None
+    norm_epsilon: float | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+    initializer_range: float | None = None
+    pooler: bool | None = None
+    tied: bool | None = None
+    pad_id: int | None = None
+    cls_id: int | None = None
+    sep_id: int | None = None
+    mask_id: int | None = None
+    special_ids: tuple[int, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    class_counts: tuple[int, ...] | None = None
+    center: float | None = None
+    scale: float | None = None
+    steps: int | None = None
+
+
+class Model(Protocol):
+    """Tokens to hidden states. `table` and `pool` stay where checkpoints have them, so that heads can tie to them."""
+
+    def __call__(self, batch: Batch, noise: Noise | None = None) -> Float[Array, "B L D"]: ...
+    def table(self) -> Float[Array, "V D"]: ...
+    def pool(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]: ...
+
+
+class Head(Protocol):
+    """Hidden states to outputs at the slots; `reads` lists the targets it can be trained on."""
+
+    reads: tuple[str, ...]
+
+    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model, noise: Noise | None) -> Any: ...
+
+
+class Task(Protocol):
+    """What is read of an example, minimised and reported. `size` is what `prepare` will need: (tokens, slots)."""
+
+    couples_rows: bool
+    target: str
+
+    def size(self, example: Example) -> tuple[int, int]: ...
+    def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]: ...
+    def loss(self, outputs: Any, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]: ...
+    def columns(self, outputs: Any, batch: Batch) -> dict[str, Array]: ...
+    def metrics(self, columns: Columns) -> dict[str, Any]: ...
+
+
+class Peft(Protocol):
+    """Which parameters are trained: `split` once, `merge` inside every step."""
+
+    def split(self, parameters: Parameters) -> tuple[Parameters, Parameters]: ...
+    def merge(self, trained: Parameters, constant: Parameters) -> Parameters: ...
+
+
+class Gradient(Protocol):
+    """How a gradient is made from the loss of the rows at hand. The row count must be a multiple of `count`."""
+
+    count: int
+    splits_rows: bool
+    one_example_per_row: bool
+
+    def normalise(self, batch: Batch, reduce: Callable[[Any], Any]) -> Float[Array, "B S"]: ...
+    def __call__(self, local: Callable[..., Any], trained: Parameters, batch: Batch) -> tuple[Any, Parameters]: ...
+    def release(self, gradient: Parameters, noise: UInt32[Array, ""]) -> Parameters: ...
+
+
+class Optimizer(Protocol):
+    """What is done with a gradient; numeric hyper-parameters are leaves of its state."""
+
+    def init(self, trained: Parameters) -> Any: ...
+    def update(self, gradient: Parameters, opt: Any, trained: Parameters) -> tuple[Parameters, Any]: ...
+    def learning_rate_at(self, opt: Any) -> Float[Array, ""]: ...
+    def decayed(self, paths: Sequence[str]) -> dict[str, bool]: ...
+
+
+class Strategy(Protocol):
+    """On which devices. `use`, `reduce` and `gather` are called inside the program, the others around it."""
+
+    devices: int | None
+
+    def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]: ...
+    def place(self, tree: Any) -> Any: ...
+    def put(self, batch: Batch, multiple: int) -> Batch: ...
+    def use(self, parameters: Parameters) -> Parameters: ...
+    def reduce(self, tree: Any) -> Any: ...
+    def gather(self, tree: Any) -> Any: ...
+    def fetch(self, tree: Any) -> Any: ...
+
+
+class Tracker(Protocol):
+    """Who is told. Steps never go back, but for `start`, which says where a continued run takes up."""
+
+    def start(self, step: int, total: int, about: Mapping[str, Any], saved: Mapping[str, Any]) -> None: ...
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def finish(self, summary: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,63 @@
+"""How every command starts and ends: huge pages, Hydra, one sentence for a mistake."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CONF = str(Path(__file__).parent.parent / "conf")
+
+
+def huge_pages() -> None:
+    """Start this process again with transparent huge pages for malloc (XLA's buffers on CPU), once.
+
+    glibc reads the setting at process start only; without it page faults cost a third of a step.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or "hugetlb" in tunables or "ECREC_LAUNCHED" in os.environ:
+        return
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
+    os.environ["ECREC_LAUNCHED"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
+    """Compose conf/NAME.yaml with the command line and call `command`; exit 2 with a sentence if the input is wrong."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from ecrec_jax.evaluate import Interrupted
+    from ecrec_jax.types import InputError
+    from experiments.wiring import plain
+
+    @hydra.main(version_base="1.3", config_path=CONF, config_name=name)
+    def run(config: DictConfig) -> None:
+        try:
+            command(plain(config))
+        except Exception as error:  # noqa: BLE001 (raised again below: Hydra would print its own lines)
+            failed.append(error)
+
+    failed: list[Exception] = []
+    try:
+        run()
+        if failed:   # of several jobs the others have run
+            raise failed[0]
+    except InputError as error:
+        leave(str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        leave(" ".join(str(error).split()), 2)
+    except Interrupted:
+        leave("stopped; everything is saved, the same command goes on from here", 1)
+    except OSError as error:
+        leave(str(error), 1)
+
+
+def leave(sentence: str, code: int) -> None:
+    """One line on stderr, and out."""
+    sys.stdout.flush()
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,128 @@
+"""Train one run: `python -m experiments.train experiment=sentiment run_dir=runs/mine [key=value …]`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecrec_jax import build, evaluate
+from ecrec_jax.data.tokenise import FILES
+from ecrec_jax.loop import Loop
+from ecrec_jax.types import Facts
+from experiments import wiring
+
+
+def train(config: dict[str, Any]) -> dict[str, Any]:
+    """The whole way of a run: folder, parts, loop, summary."""
+    began = time.perf_counter()
+    wiring.compilation_cache()
+    folder = wiring.folder_of(config)
+    plan = wiring.plan_of(config)
+    wiring.check(config)
+    lock, summary = wiring.open_run(config, folder)
+    with lock:
+        if summary is None:
+            stop = wiring.Stop()
+            changed = wiring.debugged(config)
+            parts = build.build(changed)
+            wiring.same_data(folder, parts.corpus.digest)
+            about = describe(parts, folder)
+            loop = Loop(parts, wiring.plan_of(changed), folder, trackers(config, folder), stop)
+            summary = loop.run() | about | {"wall_seconds": loop.wall(began)}
+            for tracker in loop.trackers:
+                tracker.finish(summary)
+            evaluate.write_json(summary, folder / "summary.json")
+            plot(folder)
+        else:
+            note(folder)
+    show(summary, plan.best["metric"], folder)
+    return summary
+
+
+def trackers(config: Mapping[str, Any], folder: Path) -> list[Any]:
+    """Everyone who is told."""
+    made = []
+    for name, section in config["tracker"].items():
+        known = build.arguments(build.target(section, f"tracker.{name}"))
+        given = {key: value for key, value in (("folder", str(folder)), ("config", dict(config))) if key in known}
+        made.append(build.make(section, f"tracker.{name}", Facts(), **given))
+    return made
+
+
+def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
+    """Keep what rebuilds the run, print what a reader wants to know before it starts; numbers for the summary."""
+    build.save_facts(parts.facts, folder)
+    evaluate.write_json({"sha256": parts.corpus.digest, **parts.corpus.report}, folder / "data.json")
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    for name in (*FILES, "config.json"):
+        if (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":
+            shutil.copyfile(Path(parts.tokenizer) / name, folder / "tokenizer" / name)
+    trained, _ = parts.peft.split(parts.parameters)
+    decayed = parts.optimizer.decayed(list(trained))
+    rows = [(name, tuple(x.shape), name in trained, decayed.get(name, False)) for name, x in parts.parameters.items()]
+    wiring.write_text("\n".join(f"{n}\t{s}\t{t}\t{d}" for n, s, t, d in rows) + "\n", folder / "parameters.tsv")
+    groups: dict[Any, int] = {}
+    for name, shape, *flags in rows:
+        key = (re.sub(r"\.\d+\.", ".*.", name), shape, *flags)
+        groups[key] = groups.get(key, 0) + 1
+    print(f"{'parameter':62} {'shape':>14} {'×':>3}  trained decayed")
+    for (name, shape, is_trained, is_decayed), times in groups.items():
+        size = "×".join(map(str, shape))
+        print(f"{name:62} {size:>14} {times:>3}  {'yes' if is_trained else 'no':7} {'yes' if is_decayed else 'no'}")
+    for key, value in parts.corpus.report.items():
+        print(f"data: {key}: {value}")
+    for key, names in parts.report.items():
+        if names and len(names) < len(parts.parameters):
+            print(f"checkpoint: {key}: {', '.join(names)}")
+    feed = parts.feeds["train"]
+    plan, shape = feed.plan(0, 0), feed.shape
+    size = [sum(map(len, plan[i : i + shape.rows])) for i in range(0, len(plan), shape.rows)]
+    full = float(feed.tokens.sum()) / (len(plan) * shape.length)
+    print(f"batch: {shape.rows} rows × {shape.length} tokens, {shape.slots} slots a row; {np.mean(size[:-1] or size):.2f} ± "
+          f"{np.std(size[:-1] or size):.2f} examples a step, rows {full:.1%} full; {parts.facts.steps} steps", flush=True)
+    return {"parameters": build.count(parts.parameters), "parameters_trained": build.count(trained),
+            "batch/rows": shape.rows, "batch/length": shape.length, "batch/slots": shape.slots, "batch/fill": full,
+            "batch/examples_mean": float(np.mean(size[:-1] or size)), "batch/examples_std": float(np.std(size[:-1] or size))}
+
+
+def note(folder: Path) -> None:
+    """Say that a run is finished, and whether the code has changed since."""
+    import json
+
+    old = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["code"]
+    print(f"{folder} is finished" + ("" if old == wiring.code_hash() else "; the code has changed since it was made"))
+
+
+def plot(folder: Path) -> None:
+    """plots/curves.png: what was logged over the steps."""
+    from experiments.plot import curves
+
+    curves(folder)
+
+
+def show(summary: Mapping[str, Any], metric: str, folder: Path) -> None:
+    """The numbers that matter, and where the rest is."""
+    for key, value in summary.items():
+        if key.startswith(("valid", "test")) or key.endswith("per_second"):
+            print(f"{key:32} {value:.4f}")
+    print(f"everything is in {folder}", flush=True)
+
+
+def main(config: dict[str, Any]) -> None:
+    """The command."""
+    train(config)
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "train")
