@@ -134,7 +134,7 @@ def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Any]:
 
     section = config["model"]
     source = pretrained.read(section["checkpoint"]) if section["checkpoint"] else None
-    facts = Facts(**(source.facts if source else {}))
+    facts = Facts(**(source.facts if source else {"tied": config["head"].get("tied") is not False}))
     facts = dataclasses.replace(facts, pooler=config["head"].get("pooling") == "cls")
     chosen = {name: value for name, value in section.items() if name in FACTS and value is not None
               and (getattr(facts, name) is None or name in RATES)}

@@ -59,7 +59,7 @@ class Loop:
         self.kept = frozen | parts.constants
         opt = parts.optimizer.init(trained)
         self.start = State(trained, opt, jnp.int32(0), jnp.uint32(plan.seed))
-        self.progress, self.pending = Progress(), None
+        self.progress, self.pending, self.valid = Progress(), None, None
         self.total, self.began = parts.facts.steps, time.perf_counter()
 
     def run(self) -> dict[str, Any]:
@@ -192,10 +192,11 @@ class Loop:
         """Validation at an epoch's end, then one save with its metric."""
         progress, metric, mode = self.progress, self.plan.best["metric"], self.plan.best["mode"]
         try:
-            found = self.measure(state, "valid")
+            self.valid = self.evaluator.measure(state.trained, self.parts.feeds["valid"], self.stop, "valid")
         except evaluate.Interrupted:
             self.save(state)
             raise
+        found = singles(self.valid[0])
         if metric not in found:
             raise InputError(f"best.metric: {metric!r} is none of {', '.join(found)}")
         value = found[metric] if mode == "max" else -found[metric]
@@ -206,24 +207,27 @@ class Loop:
         self.tell(self.done, {f"valid/{key}": x for key, x in found.items()} | {"epoch": progress.epoch + 1})
         self.save(state, found[metric])
 
-    def measure(self, state: State, split: str) -> dict[str, float]:
-        """The scalar metrics of a split, with the state's parameters."""
-        metrics, _ = self.evaluator.measure(state.trained, self.parts.feeds[split], self.stop, split)
-        return {key: x for key, x in metrics.items() if isinstance(x, int | float)}
-
     def finish(self, state: State) -> dict[str, Any]:
         """Evaluate the best checkpoint on validation and test, keep its predictions; the flat summary."""
         summary: dict[str, Any] = {"steps": self.done, "epochs": self.progress.epoch, "best_step": self.progress.best_step}
-        trained = self.parts.strategy.place(self.checkpoints.best()[0])
+        last_is_best = self.progress.best_step == self.done
+        trained = state.trained if last_is_best else self.parts.strategy.place(self.checkpoints.best()[0])
         for split in ("valid", "test"):
             if split not in self.parts.feeds:
                 continue
-            metrics, columns = self.evaluator.measure(trained, self.parts.feeds[split], self.stop, split)
+            known = split == "valid" and last_is_best and self.valid is not None
+            metrics, columns = self.valid if known else self.evaluator.measure(trained, self.parts.feeds[split], self.stop, split)
             summary |= evaluate.keep(self.folder, split, metrics, columns, self.parts.facts)
             if self.plan.last:
-                summary |= {f"{split}_last/{key}": x for key, x in self.measure(state, split).items()}
+                final, _ = self.evaluator.measure(state.trained, self.parts.feeds[split], self.stop, split)
+                summary |= evaluate.scalars(final, f"{split}_last")
         self.tell(self.done, {key: x for key, x in summary.items() if key.startswith("test/")})
         return summary | self.speed()
+
+
+def singles(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics that are one number."""
+    return {key: x for key, x in metrics.items() if isinstance(x, int | float)}
 
 
 def counts(batch: dict[str, np.ndarray]) -> tuple[int, int]:

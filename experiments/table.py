@@ -1,0 +1,205 @@
+"""Run an ablation and write its table: `python -m experiments.table table=quickstart [seeds=N]`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+import ctypes
+import dataclasses
+import fcntl
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+
+from ecrec_jax.evaluate import Interrupted
+from ecrec_jax.types import InputError
+from experiments import wiring
+from experiments.plot import bars
+
+KEYS = {"name", "hidden", "command", "overrides", "from", "seeds"}
+
+
+@dataclasses.dataclass
+class Cell:
+    """One run of a row: its folder follows from what it is, so a changed row never meets an old folder."""
+
+    row: str
+    seed: int
+    command: str
+    overrides: list[str]
+    folder: Path
+    source: "Cell | None"
+    error: str | None = None
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the run reported; None while it isn't finished."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def stale(self) -> bool:
+        """Whether other code made it."""
+        made = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["code"]
+        return made != wiring.code_hash()
+
+
+def check(table: dict[str, Any]) -> None:
+    """Whether the rows are rows.
+
+    Raises:
+        InputError: a key, command or `from` that can't be used.
+    """
+    names = [row.get("name") for row in table["rows"]]
+    for i, row in enumerate(table["rows"]):
+        if set(row) - KEYS or not row.get("name") or row.get("command") not in ("train", "baseline"):
+            raise InputError(f"table.rows[{i}] needs name and command (train or baseline), knows {', '.join(sorted(KEYS))}")
+        if names.count(row["name"]) > 1:
+            raise InputError(f"table.rows[{i}]: two rows are named {row['name']!r}")
+        if row.get("from") is not None and row["from"] not in names[:i]:
+            raise InputError(f"table.rows[{i}].from: {row['from']!r} is no row above it")
+
+
+def cells_of(table: dict[str, Any], out: Path, seeds: list[int]) -> dict[tuple[str, int], Cell]:
+    """All cells in the order in which they must run; composing each config finds mistakes before anything starts."""
+    cells: dict[tuple[str, int], Cell] = {}
+    for row in table["rows"]:
+        for seed in row.get("seeds", seeds):
+            source = cells.get((row.get("from"), seed))
+            if row.get("from") and source is None:
+                raise InputError(f"row {row['name']!r}: {row['from']!r} has no seed {seed}")
+            overrides = [*row["overrides"], f"seed={seed}"]
+            if source is not None:
+                overrides.append(f"model.checkpoint={source.folder / 'export'}")
+            config = wiring.plain(compose(row["command"], overrides))
+            mark = hashlib.sha256(json.dumps(wiring.compared(config), sort_keys=True).encode()).hexdigest()[:8]
+            slug = re.sub(r"\W+", "-", row["name"]).strip("-")
+            cells[row["name"], seed] = Cell(row["name"], seed, row["command"], overrides, out / slug / f"seed{seed}-{mark}", source)
+    return cells
+
+
+def run(cell: Cell, table: str) -> None:
+    """Make one cell in a process of its own; what it prints goes to its folder. A failure becomes the cell's text."""
+    if cell.source is not None:
+        if cell.source.error:
+            cell.error = f"{cell.source.row} failed"
+            return
+        out = cell.source.folder / "export"
+        if not out.exists():
+            call(["experiments.export", f"run_dir={cell.source.folder}", "format=hf_flax", f"out={out}"], cell)
+    if cell.error is None:
+        named = [f"tracker.wandb.group={table}", f"run_dir={cell.folder}"]
+        call([f"experiments.{cell.command}", *cell.overrides, *named], cell)
+
+
+def call(words: list[str], cell: Cell) -> None:
+    """A command of ours as a child that stops when we do. Keys with `=` in their value are safe: values are paths."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    wait_for(cell.folder / ".lock")
+    with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
+        child = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM) if sys.platform == "linux" else None)
+        try:
+            last = follow(child, log)
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+    if child.returncode:
+        cell.error = last or f"exit code {child.returncode}"
+
+
+def follow(child: subprocess.Popen, log: Any) -> str:
+    """Keep what a child prints, show its steps; the last line it said."""
+    last = ""
+    for line in child.stdout:
+        log.write(line)
+        last = line.strip() or last
+        if line.startswith("step "):
+            print(f"    {line.rstrip()[:110]}", flush=True)
+    child.wait()
+    return last.removeprefix("error: ")
+
+
+def wait_for(lock: Path, seconds: float = 60) -> None:
+    """Until a process that is just being stopped has let go of a run."""
+    end = time.monotonic() + seconds
+    while lock.exists() and time.monotonic() < end:
+        with open(lock) as file:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.5)
+
+
+def main(config: dict[str, Any]) -> None:
+    """Run what is missing, write what is there."""
+    table, name = config["table"], HydraConfig.get().runtime.choices["table"]
+    check(table)
+    out = Path(config["out"] or f"runs/table-{name}")
+    seeds = list(range(config["seeds"])) if isinstance(config["seeds"], int) else table["seeds"]
+    cells = cells_of(table, out, seeds)
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted
+
+    signal.signal(signal.SIGTERM, stop)
+    for i, cell in enumerate(cells.values(), 1):
+        title, began = f"[{i}/{len(cells)}] {cell.row}, seed {cell.seed}", time.perf_counter()
+        if cell.summary() is None:
+            print(f"{title} …", flush=True)
+            run(cell, name)
+        done = cell.summary() or {}
+        shown = {spec["title"]: f"{done[key]:.{spec['digits']}f}" for key, spec in table["columns"].items() if key in done}
+        numbers = "  ".join(f"{title} {value}" for title, value in shown.items())
+        print(f"{title}: {cell.error or numbers or 'done'}  ({time.perf_counter() - began:.0f} s)", flush=True)
+    write(table, cells, out)
+    if any(cell.error for cell in cells.values()):
+        raise OSError("some cells failed; the table says which, the same command tries them again")
+
+
+def write(table: dict[str, Any], cells: dict[tuple[str, int], Cell], out: Path) -> None:
+    """table.md, table.csv, table.png; printed too."""
+    columns = table["columns"]
+    lines = [f"# {table['title']}", "", "| | n | " + " | ".join(spec["title"] for spec in columns.values()) + " |",
+             "|---|---|" + "---|" * len(columns)]
+    records, means, stale = ["row,column,mean,std,n,runs"], {}, False
+    for row in (r for r in table["rows"] if not r.get("hidden")):
+        mine = [cell for cell in cells.values() if cell.row == row["name"]]
+        done = [(cell, cell.summary()) for cell in mine if cell.summary()]
+        old = any(cell.stale() for cell, _ in done)
+        failed = next((cell.error for cell in mine if cell.error), None)
+        texts = []
+        for key, spec in columns.items():
+            values = [summary[key] for _, summary in done if key in summary]
+            if not values or failed:
+                texts.append(failed or "–")
+                continue
+            mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            means.setdefault(row["name"], {})[spec["title"]] = (mean, std)
+            texts.append(f"{mean:.{spec['digits']}f}" + (f" ± {std:.{spec['digits']}f}" if len(values) > 1 else ""))
+            runs = " ".join(str(cell.folder) for cell, _ in done)
+            records.append(f'"{row["name"]}",{key},{mean!r},{std!r},{len(values)},"{runs}"')
+        lines.append(f"| {row['name']}{'†' if old else ''} | {len(done)} | " + " | ".join(texts) + " |")
+        stale |= old
+    lines += ["", "† made by other code than today's"] if stale else []
+    out.mkdir(parents=True, exist_ok=True)
+    wiring.write_text("\n".join(lines) + "\n", out / "table.md")
+    wiring.write_text("\n".join(records) + "\n", out / "table.csv")
+    bars(means, [spec["title"] for spec in columns.values()], out / "table.png")
+    print("\n" + "\n".join(lines) + f"\n\nplot: {out / 'table.png'}\neverything is in {out}", flush=True)
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "table")

