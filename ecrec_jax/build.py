@@ -1,12 +1,8 @@
-"""From a plain dictionary to the objects of a run: no hydra, only targets of ours."""
+"""From a plain dictionary to the objects of a run."""
 
 import dataclasses
-import functools
-import importlib
-import inspect
 import json
 import os
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,99 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 import yaml
-from beartype.door import is_bearable
-from beartype.roar import BeartypeException
 from flax import nnx
 
 from ecrec_jax.data import tokenise
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.text import Corpus
 from ecrec_jax.net import Graph, Net, split
+from ecrec_jax.section import FACTS, RATES, arguments, make, target
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 
-RATES = {"dropout", "attention_dropout"}         # facts that a config may overrule: they are choices, not shapes
 OURS = {"checkpoint", "new_head", "dtype"}       # keys of every model that are not its constructor's
-FACTS = {field.name for field in dataclasses.fields(Facts)}
 ASSETS = Path(__file__).parent / "assets"
-
-
-def target(node: Mapping[str, Any], key: str) -> Any:
-    """The class a section names."""
-    name = node.get("_target_") or ""
-    if not name.startswith(("ecrec_jax.", "optax.")):
-        raise InputError(f"{key}._target_: {name!r} is not in ecrec_jax or optax")
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        raise InputError(f"{key}._target_: there is no {name}") from None
-
-
-@functools.cache
-def arguments(cls: Any) -> dict[str, tuple[Any, bool]]:
-    """(type, whether it has a default) of every constructor argument."""
-    hints = typing.get_type_hints(cls.__init__)
-    _, *parameters = inspect.signature(cls.__init__).parameters.items()   # the first is self
-    return {name: (hints.get(name, Any), p.default is not inspect.Parameter.empty) for name, p in parameters
-            if p.kind is not inspect.Parameter.VAR_POSITIONAL and p.kind is not inspect.Parameter.VAR_KEYWORD}
-
-
-def make(node: Mapping[str, Any], key: str, facts: Facts, **given: Any) -> Any:
-    """An object from its section. Null arguments that are named like a fact are filled from it.
-
-    Raises:
-        InputError: a key the class doesn't have, a value of the wrong type, one that contradicts a fact, or none at all.
-    """
-    cls = target(node, key)
-    known = arguments(cls)
-    values = {name: value for name, value in node.items() if name != "_target_"} | given
-    for name in values:
-        if name not in known:
-            raise InputError(f"{key}.{name} is not a key of {cls.__name__}; it has {', '.join(n for n in known if n != 'rngs')}")
-    for name, (hint, default) in known.items():
-        fact = getattr(facts, name) if name in FACTS else None
-        value = values.get(name)
-        if value is None and fact is not None:
-            values[name] = fact
-        elif value is not None and fact is not None and name not in RATES and value != fact:
-            raise InputError(f"{key}.{name} is {value}, but the checkpoint or data says {fact}")
-        elif name not in values and not default:
-            raise InputError(f"{key}.{name} is missing")
-        if name in values:
-            values[name] = checked(values[name], hint, f"{key}.{name}")
-    return cls(**values)
-
-
-def checked(value: Any, hint: Any, key: str) -> Any:
-    """The value, if it has the annotated type; whole numbers pass for floats."""
-    number = isinstance(value, int) and not isinstance(value, bool)
-    if number and is_bearable(float(value), hint) and not is_bearable(value, hint):
-        return float(value)
-    try:
-        fine = is_bearable(value, hint) and not (isinstance(value, bool) and not is_bearable("", hint) and not allows_bool(hint))
-    except BeartypeException:
-        fine = True
-    if not fine:
-        raise InputError(f"{key} is {value!r}, expected {describe(hint)}")
-    return value
-
-
-def allows_bool(hint: Any) -> bool:
-    """Whether bool itself is among the types (Python counts True as an int)."""
-    return hint is bool or bool in typing.get_args(hint) or hint is Any
-
-
-def describe(hint: Any) -> str:
-    """A type as a reader of yaml would say it."""
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    if hint in names:
-        return names[hint]
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) in (list, tuple):
-        return "a list"
-    return " or ".join(describe(part) for part in parts) if parts else str(hint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +75,14 @@ def build(config: Mapping[str, Any]) -> Parts:
         InputError: whatever of the config, the checkpoint or the data can't be used.
     """
     facts, source = model_facts(config)
-    if config["model"]["checkpoint"] is None and facts.width is None:
-        raise InputError("model.checkpoint is not set: this model takes its sizes from one; give a folder, a hub id or a run")
+    lacking = [name for name in config["model"] if name in FACTS - {"vocabulary"} and getattr(facts, name) is None]
+    if lacking:
+        raise InputError(f"model.checkpoint is not set, from which this model takes its {', '.join(lacking)}: give a folder, "
+                         "a hub id or a run, or choose a model with sizes of its own, such as model=bert_tiny")
     folder = tokenizer_folder(config, source)
     words = tokenise.facts(folder)
     if facts.vocabulary is not None and words["vocabulary"] > facts.vocabulary:
-        raise InputError(f"the tokenizer of {folder} has {words['vocabulary']} tokens, the checkpoint's table {facts.vocabulary}")
+        raise InputError(f"data.tokenizer: {folder} has {words['vocabulary']} tokens, the model's table only {facts.vocabulary}")
     facts = dataclasses.replace(facts, **(words | {"vocabulary": facts.vocabulary or words["vocabulary"]}))
     data = make(config["data"], "data", Facts())
     corpus = data.load(folder, min(data.max_length, facts.positions))
@@ -206,7 +122,9 @@ def agree(source: Any, facts: Facts) -> None:
     """A checkpoint's classifier can be trained on only with the classes it knows, in their order."""
     generic = all(name == f"LABEL_{i}" for i, name in enumerate(source.labels))
     if len(source.labels) != len(facts.labels) or not (generic or source.labels == facts.labels):
-        raise InputError(f"{source.folder} classifies {', '.join(source.labels[:8])}; the data has {', '.join(facts.labels[:8])}: "
+        theirs, ours = (f"{len(names)} ({', '.join(names[:6])}{'…' if len(names) > 6 else ''})"
+                        for names in (source.labels, facts.labels))
+        raise InputError(f"model.checkpoint: the classes of {source.folder} are {theirs}, of the data {ours}: "
                          "set model.new_head=true to start a new head")
 
 

@@ -1,6 +1,7 @@
 """Hugging Face BERT files to and from our names: config.json to facts, tensor names and layouts, safe reading."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def facts_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     missing = [key for key in CONFIG.values() if key not in merged]
     if missing:
         raise InputError(f"{where}: {', '.join(missing)} missing")
+    width, heads = merged["hidden_size"], merged["num_attention_heads"]
+    if isinstance(width, int) and isinstance(heads, int) and (heads < 1 or width % heads):
+        raise InputError(f"{where}: hidden_size {width} is no multiple of num_attention_heads {heads}")
     return {fact: merged[key] for fact, key in CONFIG.items()}
 
 
@@ -116,25 +120,30 @@ def read_tensors(folder: Path) -> Parameters:
         pairs = [ours(name, tensor) for name, tensor in raw.items() if name not in UNREAD]
     elif flax.is_file():
         try:
-            tree = serialization.msgpack_restore(flax.read_bytes())
+            leaves = flatten(serialization.msgpack_restore(flax.read_bytes()))
         except Exception as error:  # noqa: BLE001 (msgpack raises many kinds)
             raise InputError(f"{flax}: not a readable msgpack file ({error})") from None
-        pairs = [(canonical(name), tensor) for name, tensor in flatten(tree) if name not in UNREAD]
+        pairs = [(canonical(name), tensor) for name, tensor in leaves if name not in UNREAD]
     else:
         other = "only pytorch_model.bin, a pickle, which is never opened: convert it to safetensors" \
             if (folder / "pytorch_model.bin").is_file() else "none of model.safetensors, its index, flax_model.msgpack"
         raise InputError(f"{folder} holds {other}")
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise InputError(f"{folder} holds two tensors, under different names, for each of {', '.join(twice)}")
     return one_bias({name: np.asarray(tensor).astype(np.float32) for name, tensor in pairs}, folder)
 
 
 def one_bias(tensors: Parameters, folder: Path) -> Parameters:
     """Masked-LM heads as we hold them: no second bias, no decoder that only repeats the word table."""
-    second = tensors.pop("head.decoder.bias", None)
-    if second is not None and not np.array_equal(tensors.setdefault("head.bias", second), second):
-        raise InputError(f"{folder}: cls.predictions.bias and cls.predictions.decoder.bias differ")
     table = tensors.get("model.embeddings.word_embeddings.embedding")
     if table is not None and "head.decoder.kernel" in tensors and np.array_equal(tensors["head.decoder.kernel"].T, table):
         del tensors["head.decoder.kernel"]
+    second = tensors.pop("head.decoder.bias", None)
+    if second is not None and "head.decoder.kernel" in tensors:
+        tensors["head.bias"] = second   # an untied decoder adds its own; the other one is not used by transformers
+    elif second is not None and not np.array_equal(tensors.setdefault("head.bias", second), second):
+        raise InputError(f"{folder}: cls.predictions.bias and cls.predictions.decoder.bias differ")
     return tensors
 
 

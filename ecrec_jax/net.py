@@ -32,7 +32,7 @@ class Graph:
     def net(self, parameters: Parameters) -> Net:
         """The net over these arrays, parameters cast to the compute type. Meant for the inside of a trace."""
         cast = {path: self.cast(parameters[name]) for name, path in self.paths}
-        return nnx.merge(self.definition, nnx.State.from_flat_path(cast))
+        return nnx.merge(self.definition, nnx.from_flat_state(cast))
 
     def cast(self, x: Any) -> Any:
         """Floating arrays in the compute type, others as they are."""

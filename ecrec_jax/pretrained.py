@@ -31,6 +31,7 @@ class Source:
     facts: dict[str, Any]
     tensors: Parameters
     labels: tuple[str, ...] | None
+    pooling: str = "cls"   # how its classifier reads a text
 
 
 def locate(reference: str) -> Path:
@@ -65,17 +66,23 @@ def read(reference: str) -> Source:
         facts = build.load_facts(folder)
         if facts.width is None:
             raise InputError(f"{folder}: the run has no model")
-        return Source(folder, {key: getattr(facts, key) for key in convert.CONFIG}, best(folder), facts.labels)
+        tensors, head = best(folder), build.load_config(folder)["head"]
+        pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
+        return Source(folder, {key: getattr(facts, key) for key in convert.CONFIG}, tensors, facts.labels, pooling)
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError:
         raise InputError(f"{folder}: no config.json") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not a JSON object")
     facts = convert.facts_of(config, str(path))
     tensors = convert.read_tensors(folder)
     names = config.get("id2label") if "head.classifier.kernel" in tensors else None
+    if names and set(names) != {str(i) for i in range(len(names))}:
+        raise InputError(f"{path}: id2label does not number the classes from 0")
     labels = tuple(names[str(i)] for i in range(len(names))) if names else None
     return Source(folder, facts | {"tied": "head.decoder.kernel" not in tensors}, tensors, labels)
 
@@ -126,7 +133,7 @@ class Pretrained:
 
     net: Net
     facts: Facts
-    folder: Path
+    folder: Path   # of its tokenizer
     report: dict[str, list[str]]
 
     def __call__(self, batch: Batch) -> Any:
@@ -151,14 +158,16 @@ def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm"] 
         raise InputError(f"head {head!r} is none of None, 'sequence_classification', 'masked_lm'")
     source, rngs = read(checkpoint), nnx.Rngs(seed)
     classify = head == "sequence_classification"
-    pooler = classify or (head is None and f"{OPTIONAL}dense.kernel" in source.tensors)
+    pooler = (classify and source.pooling == "cls") or (head is None and f"{OPTIONAL}dense.kernel" in source.tensors)
     facts = Facts(**source.facts, pooler=pooler, pad_id=0, labels=(source.labels or ("0", "1")) if classify else None)
     model = build.make({"_target_": "ecrec_jax.model.bert.Bert"}, "model", facts, rngs=rngs)
-    pooling = {"pooling": "cls"} if classify else {}
+    pooling = {"pooling": source.pooling} if classify else {}
     top = build.make({"_target_": heads[head], **pooling}, "head", facts, rngs=rngs) if head else Hidden()
     graph, parameters, _ = split(Net(model, top))
     filled, report = fit(parameters, source)
-    return Pretrained(graph.net({k: jnp.asarray(x) for k, x in filled.items()}), facts, source.folder, report)
+    inner = source.folder / "tokenizer"   # of a run
+    return Pretrained(graph.net({k: jnp.asarray(x) for k, x in filled.items()}), facts,
+                      inner if inner.is_dir() else source.folder, report)
 
 
 def save(net: Pretrained, folder: str | Path, format: Literal["hf", "hf_flax"] = "hf") -> list[str]:
@@ -181,6 +190,8 @@ def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, f
     bare = architecture == "BertModel"
     left = [name for name in parameters if bare and name.startswith("head.")]
     tensors = {convert.theirs(name, bare): np.asarray(x) for name, x in parameters.items() if name not in left}
+    if format == "hf" and "cls.predictions.decoder.kernel" in tensors:   # torch's untied decoder adds a bias of its own
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)

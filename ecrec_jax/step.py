@@ -35,7 +35,7 @@ def make_step(
         loss, grads = strategy.reduce(gradient(local, state.trained, batch))
         grads = gradient.release(grads, noise)
         updates, opt = optimizer.update(grads, state.opt, state.trained)
-        logs = {"loss": loss, "gradient_norm": optax.global_norm(grads), "learning_rate": optimizer.learning_rate_at(opt)}
+        logs = {"loss": loss, "gradient_norm": optax.tree.norm(grads), "learning_rate": optimizer.learning_rate_at(opt)}
         new = (optax.apply_updates(state.trained, updates), opt)
         trained, opt = jax.tree.map(lambda n, o: jnp.where(live, n, o), new, (state.trained, state.opt))
         return State(trained, opt, state.step + 1, state.seed), logs   # a batch of no weight changed nothing

@@ -1,6 +1,8 @@
 """How every command starts and ends: huge pages, Hydra, one sentence for a mistake."""
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +51,44 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
     except InputError as error:
         leave(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        leave(" ".join(str(error).split()), 2)
+        leave(sentence(error), 2)
     except Interrupted:
         leave("stopped; everything is saved, the same command goes on from here", 1)
     except OSError as error:
         leave(str(error), 1)
+
+
+def sentence(error: Exception) -> str:
+    """What Hydra means, without its insides."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import MissingMandatoryValue
+
+    text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        key, equals, value = error.override.partition("=")
+        return f"{error.override}: not key=value as Hydra reads it; quote the value, twice: {key}='\"{value}\"'" if equals else \
+            f"{error.override}: expected key=value"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        noun, _, name = error.missing_cfg_file.rpartition("/")
+        found = sorted(path.stem for path in (Path(CONF) / noun).glob("*.yaml"))
+        return f"{noun}={name}: there is no conf/{noun}/{name}.yaml; there are {', '.join(found)}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set: give {error.full_key}=VALUE"
+    unknown = re.match(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"{unknown[1]} is not a key{likely(unknown[1], error.__cause__)}"
+    cause = error.__cause__ or error.__context__
+    return text if cause is None or str(cause) in text else f"{text}: {' '.join(str(cause).split())}"
+
+
+def likely(key: str, error: Any) -> str:
+    """The keys beside one that isn't there, the likeliest first if there is one."""
+    section, _, name = key.rpartition(".")
+    there = [str(k) for k in (getattr(error, "parent_node", None) or {}) if k not in ("_target_", "hydra")]
+    close = difflib.get_close_matches(name, there, 1)
+    if close:
+        return f"; did you mean {section + '.' if section else ''}{close[0]}?"
+    return f"; {section or 'a run'} has {', '.join(there)}" if there else ""
 
 
 def leave(sentence: str, code: int) -> None:

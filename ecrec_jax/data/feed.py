@@ -32,7 +32,7 @@ class Feed:
         if row_length is not None and row_length < longest:
             raise InputError(f"data.row_length {row_length} is shorter than the longest example, {longest} tokens")
         self.shape = pack.choose_shape(self.tokens, self.slots, batch_size, longest, row_length, self.alone)
-        self.shape = self.shape._replace(slots=max(self.shape.slots, most[1]))
+        self.shape = self.shape._replace(slots=max(self.shape.slots, int(self.slots.max()), most[1]))
         return self.shape
 
     def plan(self, seed: int | None, epoch: int) -> pack.Rows:
@@ -79,17 +79,17 @@ def ahead(items: Iterator[T], work: Callable[[T], Any], depth: int = 2) -> Itera
             for item in items:
                 if stop.is_set():
                     return
-                offer((work(item), None))
-            offer((None, StopIteration()))
+                offer((work(item), None, False))
+            offer((None, None, True))
         except Exception as error:  # noqa: BLE001 (handed to the consumer)
-            offer((None, error))
+            offer((None, error, False))
 
     thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     try:
         while True:
-            result, error = ready.get()
-            if isinstance(error, StopIteration):
+            result, error, done = ready.get()
+            if done:
                 return
             if error is not None:
                 raise error

@@ -30,7 +30,10 @@ def locate(path: str, root: str, key: str) -> Path:
         InputError: there is no such file, or it would lie outside its package.
     """
     if path.startswith("package:"):
-        return inside_package(path.removeprefix("package:"), key)
+        found = inside_package(path.removeprefix("package:"), key)
+        if found.is_file():
+            return found
+        raise InputError(f"{key}: {found} is no file")
     tried = [Path(path), Path(root) / path]
     for candidate in tried:
         if candidate.is_file():
@@ -58,7 +61,7 @@ def text_of(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, int | float | list | dict) else str(value)
 
 
 def read(path: Path) -> Table:
@@ -83,8 +86,8 @@ def decode(path: Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not UTF-8 (byte {content[error.start]:#04x}); convert the file first") from None
+        before, byte = error.object[: error.start], error.object[error.start]   # its bytes: without the mark
+        raise InputError(f"{path}, line {before.count(10) + 1}: not UTF-8 (byte {byte:#04x}); convert the file first") from None
 
 
 def read_csv(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
@@ -97,6 +100,9 @@ def read_csv(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], l
         for row in rows:
             if names is None:
                 names = row
+                if len(set(names)) < len(names):
+                    twice = next(name for name in names if names.count(name) > 1)
+                    raise InputError(f"{path}, line {line}: two columns are called {twice!r}")
             elif row:
                 if len(row) != len(names):
                     raise InputError(f"{path}, line {line}: {len(row)} fields, the header has {len(names)}")
@@ -113,7 +119,7 @@ def read_csv(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], l
 def read_json(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
     """One JSON object a line."""
     records, place = [], []
-    for line, text in enumerate(decode(path, content).splitlines(), 1):
+    for line, text in enumerate(decode(path, content).split("\n"), 1):
         if not text.strip():
             continue
         try:

@@ -62,9 +62,10 @@ class Text:
             raise InputError(f"data.train_fraction {self.train_fraction} must be above 0 and at most 1")
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
-        for name in ("max_length", "batch_size"):
-            if getattr(self, name) < (3 if name == "max_length" else 1):
-                raise InputError(f"data.{name} {getattr(self, name)} is too small")
+        for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"data.{name} {value} is too small")
 
     def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
         """Cleaned texts, and their partners where pairs are asked for."""
@@ -88,15 +89,15 @@ class Text:
             if self.target != "none" else [""] * len(first)
         keep = [bool(text) and (self.target == "none" or bool(label)) and (second is None or bool(second[i]))
                 for i, (text, label) in enumerate(zip(first, raw, strict=True))]
-        split = self.split(table, raw, keep)
+        strata = self.strata(table, raw)
+        split = self.split(table, strata, keep)
         members = {name: [i for i in np.flatnonzero(split == name) if keep[i]] for name in SPLITS}
-        members["train"] = members["train"][: max(1, round(self.train_fraction * len(members["train"])))] \
-            if self.train_fraction < 1 else members["train"]
-        if self.limit is not None:
-            members = {name: rows[: self.limit] for name, rows in members.items()}
         if not members["train"]:
-            raise InputError(f"{table.path}: no usable row to train on ({len(first)} rows, {keep.count(False)} without text or label)")
-        labels, facts = self.labels(table, raw, members)
+            raise InputError(f"{table.path}: no usable row to train on "
+                             f"({len(first)} rows, {keep.count(False)} without text or label)")
+        known = [raw[i] for i in members["train"]]
+        members = {name: self.part(rows, strata, name) for name, rows in members.items()}
+        labels, facts = self.labels(table, raw, known, members)
         ragged = tokenise.tokenise(tokenizer, first, second, max_length)
         texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
         examples = {name: [Example(*ragged[i], labels.get(i, 0), int(i)) for i in rows] for name, rows in members.items()}
@@ -110,8 +111,24 @@ class Text:
                       sum(seen[texts[i]] != name for name in ("valid", "test") for i in members[name])}
         return Corpus(examples, {name: [texts[i] for i in rows] for name, rows in members.items()}, facts, table.digest, report)
 
-    def labels(self, table: read.Table, raw: list[str], members: dict[str, list[int]]) -> tuple[dict[int, Any], dict[str, Any]]:
-        """(target of each row, facts about the targets); names and spread come from the training split."""
+    def part(self, rows: list[int], strata: list[str], name: str) -> list[int]:
+        """What `train_fraction` and `limit` leave of a split: a stratified share, in the order of the file."""
+        share = self.train_fraction if name == "train" else 1.0
+        for wanted in (max(1, round(share * len(rows))), len(rows) if self.limit is None else self.limit):
+            if wanted < len(rows):
+                rows = sorted(draw(rows, [strata[i] for i in rows], wanted / len(rows), self.split_seed))
+        return rows
+
+    def names(self, cell: str) -> list[str]:
+        """The labels a cell holds."""
+        if self.target == "class":
+            return [cell]
+        return list(dict.fromkeys(part.strip() for part in cell.split(self.label_separator) if part.strip()))
+
+    def labels(self, table: read.Table, raw: list[str], known: list[str],
+               members: dict[str, list[int]]) -> tuple[dict[int, Any], dict[str, Any]]:
+        """(target of each row, facts about the targets); names come from `known`, the cells of the whole training split,
+        spread and counts from the rows of it that are used."""
         if self.target == "none":
             return {}, {}
         where = {i: f"{table.path}, {table.place[i]}" for rows in members.values() for i in rows}
@@ -119,14 +136,14 @@ class Text:
             values = {i: number(raw[i], where[i]) for i in where}
             train = np.array([values[i] for i in members["train"]])
             return values, {"center": float(train.mean()), "scale": float(train.std()) or 1.0}
-        sets = {i: [p.strip() for p in raw[i].split(self.label_separator)] if self.target == "multi" else [raw[i]] for i in where}
+        sets = {i: self.names(raw[i]) for i in where}
         counts = Counter(name for i in members["train"] for name in sets[i])
-        names = tuple(sorted(counts, key=natural))
+        names = tuple(sorted({name for cell in known for name in self.names(cell)}, key=natural))
         if len(names) < 2 and self.target == "class":
             raise InputError(f"data.label_column: {self.label_column!r} has only one value in the training split, {names[0]!r}")
         for i, parts in sets.items():
             for part in parts:
-                if part not in counts:
+                if part not in names:
                     raise InputError(f"{where[i]}: label {part!r} does not occur in the training split "
                                      f"(known: {', '.join(names[:10])}{'…' if len(names) > 10 else ''})")
         ids = {name: k for k, name in enumerate(names)}
@@ -135,9 +152,9 @@ class Text:
             return {i: ids[parts[0]] for i, parts in sets.items()}, facts
         return {i: np.isin(np.arange(len(names)), [ids[p] for p in parts]).astype("f4") for i, parts in sets.items()}, facts
 
-    def split(self, table: read.Table, raw: list[str], keep: list[bool]) -> np.ndarray:
+    def split(self, table: read.Table, strata: list[str], keep: list[bool]) -> np.ndarray:
         """The split of every row."""
-        assigned = np.full(len(raw), "train", dtype="<U5")
+        assigned = np.full(len(strata), "train", dtype="<U5")
         if self.split_column is not None:
             given = read.column(table, self.split_column, "data.split_column")
             for i, value in enumerate(given):
@@ -145,16 +162,16 @@ class Text:
                 if name is None:
                     raise InputError(f"{table.path}, {table.place[i]}: split {value!r} is none of train, valid, dev, test")
                 assigned[i] = name
-        strata = [x or "" for x in read.column(table, self.stratify_column, "data.stratify_column")] \
-            if self.stratify_column else self.strata(raw)
         for name, fraction in (("test", self.test_fraction), ("valid", self.valid_fraction / (1 - self.test_fraction))):
             if not (assigned == name).any():
                 pool = [i for i in np.flatnonzero(assigned == "train") if self.stratify_column or keep[i]]
                 assigned[draw(pool, [strata[i] for i in pool], fraction, self.split_seed)] = name
         return assigned
 
-    def strata(self, raw: list[str]) -> list[str]:
-        """What a drawn split is balanced by: the label, or the decile of a number that has many values."""
+    def strata(self, table: read.Table, raw: list[str]) -> list[str]:
+        """What a drawn split is balanced by: `stratify_column`, the label, or the decile of a number that has many values."""
+        if self.stratify_column:
+            return [x or "" for x in read.column(table, self.stratify_column, "data.stratify_column")]
         if self.target != "number" or len(set(raw)) <= 20:
             return raw
         values = np.array([float(x) if is_number(x) else np.nan for x in raw])

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ecrec_jax.block import pad_rows
 from ecrec_jax.types import Batch, InputError, Parameters
@@ -18,6 +20,7 @@ class Pmap:
             raise InputError(f"strategy.devices {devices} asked for, {len(found)} found")
         self.devices = devices or len(found)
         self.found = found[: self.devices]
+        self.each = NamedSharding(Mesh(np.array(self.found), ("data",)), PartitionSpec("data"))
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """jax.pmap; `donate` gives the first argument's memory to the result."""
@@ -25,7 +28,8 @@ class Pmap:
 
     def place(self, tree: Any) -> Any:
         """A copy for every device."""
-        return jax.device_put_replicated(tree, self.found)
+        copies = jax.tree.map(lambda x: np.broadcast_to(x, (self.devices, *np.shape(x))), tree)
+        return jax.device_put(copies, self.each)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """[devices, rows / devices, …], after empty rows up to a multiple of devices × `multiple`."""
@@ -46,4 +50,4 @@ class Pmap:
 
     def fetch(self, tree: Any) -> Any:
         """The first device's copy to numpy."""
-        return jax.device_get(jax.tree.map(lambda x: x[0], tree))
+        return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)

@@ -1,0 +1,143 @@
+"""The folder of a run: its name, its lock, its configuration and surroundings; the same command goes on in it."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+from hydra.core.hydra_config import HydraConfig
+
+from ecrec_jax import evaluate
+from ecrec_jax.types import InputError
+
+FREE = ("run_dir", "data.root", "strategy", "tracker", "debug")   # keys that may change when a run goes on
+ROOT = Path(__file__).parent.parent
+
+
+def folder_of(config: Mapping[str, Any], prefix: str = "") -> Path:
+    """`run_dir`, or a name made of experiment, overrides and seed (and the W&B run of a sweep)."""
+    if config["run_dir"] is not None:
+        if not isinstance(config["run_dir"], str) or not config["run_dir"]:
+            raise InputError(f"run_dir is {config['run_dir']!r}, expected the name of a folder, or null")
+        return Path(config["run_dir"])
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("run_dir=", "experiment=", "seed=", "tracker."))]
+    experiment = HydraConfig.get().runtime.choices.get("experiment") or "train"
+    text = re.sub(r"[^\w.=,+-]+", "_", ",".join(sorted(overrides)))
+    if len(text.encode()) > 100:   # a name has 255 bytes
+        text = text.encode()[:80].decode(errors="ignore") + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    parts = [prefix, experiment, text, f"seed={config['seed']}", os.environ.get("WANDB_RUN_ID", "")]
+    return Path("runs") / "-".join(part for part in parts if part)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves under dotted keys."""
+    return {key: leaf for name, value in tree.items() for key, leaf in
+            (flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}).items()}
+
+
+def compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that make a run what it is."""
+    return {key: x for key, x in flatten(config).items() if not any(key == f or key.startswith(f + ".") for f in FREE)}
+
+
+def code_hash() -> str:
+    """Fingerprint of the package's code."""
+    mark = hashlib.sha256()
+    for path in sorted((ROOT / "ecrec_jax").rglob("*.py")):
+        mark.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return mark.hexdigest()[:16]
+
+
+def open_run(config: Mapping[str, Any], folder: Path) -> tuple[Any, dict[str, Any] | None]:
+    """Take the folder: (lock to hold, summary if the run is finished).
+
+    Raises:
+        InputError: another process works in it, or it holds another configuration.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"run_dir: {folder} is a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "w")  # noqa: SIM115 (held for the life of the run)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        begin(config, folder)
+    except OSError as error:
+        lock.close()
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise InputError(f"run_dir: another process is working in {folder}") from None
+    except InputError:
+        lock.close()
+        raise
+    path = folder / "summary.json"
+    return lock, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def begin(config: Mapping[str, Any], folder: Path) -> None:
+    """Compare with what the folder holds, or write it down. What a start left that never saved anything is replaced, so
+    that a mistake can be corrected under the same name.
+
+    Raises:
+        InputError: the folder holds another configuration.
+    """
+    path, kept = folder / "config.yaml", folder / "checkpoints"
+    saved = (folder / "summary.json").is_file() or any(x.name.isdigit() for x in (kept.iterdir() if kept.is_dir() else ()))
+    if not path.is_file() and kept.exists():
+        raise InputError(f"run_dir: {folder} holds checkpoints without a config.yaml; name another folder")
+    if path.is_file():
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not (folder / "environment.json").is_file():
+            raise InputError(f"run_dir: {path} is not a run's; name another folder")
+        old, new = compared(found), compared(config)
+        differ = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        if differ and saved:
+            raise InputError(f"run_dir: {folder} holds a run with another {', '.join(differ)}; name another folder")
+        if saved:
+            return
+        shutil.rmtree(kept, ignore_errors=True)
+        for name in ("data.json", "facts.json"):
+            (folder / name).unlink(missing_ok=True)
+    evaluate.write_json(environment(), folder / "environment.json")
+    write_text(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False), path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, git state, command line, time."""
+    git = lambda *words: subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "hydra-core", "wandb", "numpy")
+    return {"versions": {name: importlib.metadata.version(name) for name in packages}, "python": platform.python_version(),
+            "machine": platform.platform(), "devices": [str(d) for d in jax.devices()], "commit": git("rev-parse", "HEAD"),
+            "changed_files": git("status", "--porcelain").splitlines(), "code": code_hash(), "command": sys.argv,
+            "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+
+
+def same_data(folder: Path, digest: str) -> None:
+    """Refuse to go on with a run on other data.
+
+    Raises:
+        InputError: the folder was begun with another data file.
+    """
+    path = folder / "data.json"
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        if old != digest:
+            raise InputError(f"run_dir: {folder} was begun on data with sha256 {old[:12]}…, this file has {digest[:12]}…")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Text, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

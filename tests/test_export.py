@@ -1,0 +1,75 @@
+"""Exports come back bit for bit, with config, label names and tokenizer; a run of ours is a checkpoint too."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from ecrec_jax import build, convert, pretrained
+from ecrec_jax.checkpoint import Checkpoints
+from ecrec_jax.data import tokenise
+from ecrec_jax.types import Facts, InputError, State
+from tests.test_pretrained import BATCH, CLASSIFIER, MASKED, REAL, assert_same, file_of, parameters
+
+HEADS = {None: CLASSIFIER, "sequence_classification": CLASSIFIER, "masked_lm": MASKED}
+
+
+@pytest.mark.parametrize("format", ["hf", "hf_flax"])
+@pytest.mark.parametrize("head", HEADS)
+def test_exports_come_back(head, format, tmp_path):
+    source, out = HEADS[head], tmp_path / "new" / "out"
+    loaded = pretrained.load(str(source), head)
+    assert pretrained.save(loaded, out, format) == []
+    assert sorted(x.name for x in out.parent.iterdir()) == ["out"]
+    again = pretrained.load(str(out), head)
+    assert_same(parameters(loaded), parameters(again))
+    assert again.report == {"new": [], "unread": []}
+    found = json.loads((out / "config.json").read_text())
+    name = {None: "BertModel", "sequence_classification": "BertForSequenceClassification", "masked_lm": "BertForMaskedLM"}[head]
+    assert found["architectures"] == [name] and ("id2label" in found) == (head == "sequence_classification")
+    given = json.loads((source / "config.json").read_text())
+    assert all(found[key] == given[key] for key in set(convert.CONFIG.values()) | (found.keys() & {"id2label", "label2id"}))
+    texts = ["A nice, soft dress.", "unaffable 连衣裙"]
+    assert all(tokenise.load(str(out))(x)["input_ids"] == tokenise.load(str(source))(x)["input_ids"] for x in texts)
+    if format == "hf":
+        bare = {name.removeprefix("bert."): x for name, x in file_of(source).items() if not name.startswith("classifier.")}
+        wanted = bare if head is None else file_of(source)
+        assert_same(wanted, file_of(out))
+
+
+def test_save_refuses(tmp_path):
+    loaded = pretrained.load(str(CLASSIFIER))
+    (tmp_path / "mine").mkdir()
+    pretrained.save(loaded, tmp_path / "mine")   # empty: fine
+    before = sorted((x.name, x.stat().st_mtime_ns) for x in (tmp_path / "mine").iterdir())
+    with pytest.raises(InputError, match="mine is there already"):
+        pretrained.save(loaded, tmp_path / "mine")
+    assert before == sorted((x.name, x.stat().st_mtime_ns) for x in (tmp_path / "mine").iterdir())
+    with pytest.raises(InputError, match="'onnx'.*hf_flax"):
+        pretrained.save(loaded, tmp_path / "other", "onnx")
+
+
+def test_a_run_is_a_checkpoint(tmp_path):
+    """Its best weights, its way of pooling, its labels and its tokenizer."""
+    source = pretrained.read(str(CLASSIFIER))
+    weights = {name: x for name, x in source.tensors.items() if "pooler" not in name}
+    run = tmp_path / "run"
+    shutil.copytree(CLASSIFIER, run / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+    (run / "config.yaml").write_text(yaml.safe_dump({
+        "peft": {"_target_": "ecrec_jax.peft.full.Full"}, "best": {"mode": "max"}, "head": {"pooling": "mean"}}))
+    build.save_facts(Facts(**source.facts, labels=("bad", "fair", "good")), run)
+    with Checkpoints(run / "checkpoints", "max") as kept:
+        for step, value in ((1, 0.9), (2, 0.1)):
+            scaled = {name: x * (1 if step == 1 else 2) for name, x in weights.items()}
+            kept.save(State(scaled, {"count": np.zeros(1)}, np.int32(step), np.uint32(0)), {}, value)
+    loaded = pretrained.load(str(run), "sequence_classification")
+    assert_same(parameters(loaded), weights)
+    assert loaded.report == {"new": [], "unread": []} and loaded.facts.labels == ("bad", "fair", "good")
+    hidden = np.asarray(pretrained.load(str(CLASSIFIER))(BATCH))
+    mean = (hidden * REAL[..., None]).sum(1) / REAL.sum(1, keepdims=True)
+    wanted = mean @ weights["head.classifier.kernel"] + weights["head.classifier.bias"]
+    assert np.abs(np.asarray(loaded(BATCH))[:, 0] - wanted).max() <= 1e-5
+    assert pretrained.save(loaded, tmp_path / "out") == ["head.classifier.bias", "head.classifier.kernel"]
+    assert (tmp_path / "out" / "tokenizer.json").is_file()

@@ -1,0 +1,269 @@
+"""Laws of every inhabitant of every noun, found by listing conf/; dropout on."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecrec_jax import build, evaluate
+from ecrec_jax.step import make_columns, make_step
+from ecrec_jax.types import Facts, Noise, State
+from tests import world
+
+TASKS = world.names("task")
+SCRATCH = [name for name in world.names("model") if not world.section_of("model", name).get("checkpoint") and name != "bert"]
+
+
+def outputs(made, batch, noise=None):
+    """The net's outputs, logits made whole."""
+    found = made.graph.net(made.parameters)(jax.tree.map(jnp.asarray, batch), noise)
+    return np.asarray(found.logits() if hasattr(found, "logits") else found)
+
+
+# ---- model
+@pytest.mark.parametrize("name", SCRATCH)
+def test_model_segments_and_padding_never_mix(name):
+    made = world.parts("classification", f"model={name}")
+    batch = next(world.feed(made.task, "classification").batches(0, 0))
+    model = made.graph.net(made.parameters).model
+    before = np.asarray(model({k: jnp.asarray(x) for k, x in batch.items()}))
+    changed = {k: x.copy() for k, x in batch.items()}
+    other = changed["segment"] != 1
+    changed["tokens"][other] = 7
+    changed["position"][other] = 3
+    after = np.asarray(jax.jit(model)({k: jnp.asarray(x) for k, x in changed.items()}))
+    first = batch["segment"] == 1
+    assert (batch["segment"] == 0).any() and (batch["segment"] == 2).any()
+    assert np.abs(after - before)[first].max() < 1e-6                     # also: jit = eager
+    assert np.abs(after - before)[other & (batch["segment"] > 0)].max() > 1e-2
+
+
+# ---- task
+@pytest.mark.parametrize("task", TASKS)
+def test_task_loss(task):
+    made = world.parts(task)
+    batch = {k: jnp.asarray(x) for k, x in next(world.feed(made.task, task).batches(0, 0)).items()}
+    net = made.graph.net(made.parameters)
+    loss = lambda b: np.asarray(made.task.loss(net(b, Noise(jnp.uint32(3), b["row"])), b, lambda x: x))  # noqa: E731
+    first, weight = loss(batch), np.asarray(batch["weight"])
+    assert first.shape == weight.shape and first.dtype == np.float32 and np.isfinite(first).all()
+    assert (weight == 0).any() and (weight > 0).any()
+    noise = {k: x for k, x in batch.items()}
+    noise["label"] = jnp.where((weight > 0).reshape(weight.shape + (1,) * (batch["label"].ndim - 2)), batch["label"], 1)
+    noise["slot"] = jnp.where(weight > 0, batch["slot"], 3)
+    assert np.abs(loss(noise) - first)[weight > 0].max() < 1e-6           # empty slots weigh nothing
+    order = np.random.default_rng(0).permutation(len(weight))
+    assert np.abs(loss({k: x[order] for k, x in batch.items()}) - first[order])[weight[order] > 0].max() < 1e-5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_columns_and_metrics(task):
+    made = world.parts(task)
+    strategy = made.strategy
+    feed = world.feed(made.task, task)
+    trained, frozen = made.peft.split(made.parameters)
+    evaluator = evaluate.Evaluator(made, strategy.place(frozen | made.constants))
+    metrics, columns = evaluator.measure(strategy.place(trained), feed)
+    assert len(columns["loss"]) == int(feed.slots.sum()) and (np.diff(columns["example"]) >= 0).all()
+    assert all(np.isfinite(x) for x in evaluate.scalars(metrics, "x").values()) and "loss" in metrics
+    json.dumps(metrics)
+
+
+# ---- peft
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("peft", world.names("peft"))
+def test_peft(peft, task):
+    made = world.parts(task, f"peft={peft}")
+    trained, frozen = made.peft.split(made.parameters)
+    merged = made.peft.merge(trained, frozen)
+    assert merged.keys() == made.parameters.keys() and all((merged[k] == x).all() for k, x in made.parameters.items())
+    before = {k: np.array(x) for k, x in made.parameters.items()}
+    _, after = world.curve(made, world.batches(made.task, task, 2))
+    assert all((np.asarray(made.parameters[k]) == before[k]).all() for k in frozen)
+    still = [k for k in after if (after[k] == before[k]).all()]
+    assert after.keys() == trained.keys() and not still, still
+
+
+# ---- gradient
+NEUTRAL = {"accumulate": ["gradient.count=1"]}
+
+
+@pytest.mark.parametrize("gradient", [g for g in world.names("gradient") if g != "plain"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_gradient_equals_plain(gradient, count):
+    plain = world.parts("classification")
+    given = world.batches(plain.task, "classification")
+    wanted, _ = world.curve(plain, given)
+    found, _ = world.curve(world.parts("classification", f"gradient={gradient}", f"gradient.count={count}"), given)
+    print(f"{gradient} {count}: {np.abs(found - wanted).max():.1e}")
+    assert np.abs(found - wanted).max() < 1e-5
+
+
+# ---- optimizer
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("optimizer", world.names("optimizer"))
+def test_optimizer_decays_by_exactly_rate_times_decay(optimizer, schedule):
+    known = dataclasses.replace(Facts(), steps=10)
+    made = build.make(world.section_of("optimizer", optimizer) | {"learning_rate": 0.1, "weight_decay": 0.5, "schedule": schedule,
+                      "warmup": 0.2}, "optimizer", known)
+    names = ["model.a.kernel", "model.a.bias", "model.LayerNorm.scale", "model.e.embedding", "head.bias"]
+    trained = {name: jnp.full((3, 2), 2.0) for name in names}
+    state, rates = made.init(trained), []
+    for _ in range(12):
+        old = trained
+        updates, state = made.update(jax.tree.map(jnp.zeros_like, trained), state, trained)
+        trained = {k: x + updates[k] for k, x in trained.items()}
+        rate = float(made.learning_rate_at(state))
+        rates.append(rate)
+        for name in names:
+            factor = 1 - rate * 0.5 if name.endswith(("kernel", "embedding")) else 1.0
+            np.testing.assert_allclose(trained[name], old[name] * factor, rtol=1e-6)
+    assert rates[0] == pytest.approx(0.05) and rates[1] == pytest.approx(0.1)            # half-way up, then at the peak
+    end = {"linear": 0.1 * (1 - 4 / 8), "cosine": 0.05, "constant": 0.1}[schedule]
+    assert rates[6] == pytest.approx(end) and rates[11] == pytest.approx(0.1 if schedule == "constant" else 0.0, abs=1e-8)
+
+
+def test_a_batch_without_weight_changes_nothing():
+    made = world.parts("classification")
+    batch = dict(world.batches(made.task, "classification", 1)[0])
+    batch["weight"] = np.zeros_like(batch["weight"])
+    _, after = world.curve(made, [batch])
+    assert all((after[k] == np.asarray(x)).all() for k, x in made.parameters.items())
+
+
+# ---- strategy
+@pytest.fixture(scope="module")
+def reference():
+    """Loss curves on one device, made once a task."""
+    kept = {}
+
+    def of(task):
+        if task not in kept:
+            made = world.parts(task, "strategy=jit", "strategy.devices=1")
+            given = world.batches(made.task, task)
+            kept[task] = (given, *world.curve(made, given))
+        return kept[task]
+
+    return of
+
+
+CASES = [(task, strategy, devices, "plain") for strategy in world.names("strategy") for devices in (1, 2, 4, 8)
+         for task in (TASKS if devices == 8 else ["classification"]) if (strategy, devices) != ("jit", 1)]
+CASES += [("masked_lm", strategy, 4, "accumulate") for strategy in world.names("strategy")]
+
+
+@pytest.mark.parametrize("task,strategy,devices,gradient", CASES)
+def test_strategy_agrees_with_one_device(reference, task, strategy, devices, gradient):
+    given, wanted, end = reference(task)
+    made = world.parts(task, f"strategy={strategy}", f"strategy.devices={devices}", f"gradient={gradient}")
+    found, after = world.curve(made, given)
+    gap = np.abs(found - wanted).max()
+    print(f"{task}, {strategy} on {devices}, {gradient}: loss {gap:.1e}")
+    assert given[0]["row"].shape[0] % 2 == 1 and wanted[0] != wanted[1] and gap < 1e-5
+    assert all(x.shape == end[k].shape for k, x in after.items())
+
+
+# ---- replicas
+def test_one_of_several_replicas_equals_the_same_run_alone(reference):
+    given, wanted, _ = reference("classification")
+    runs = [world.parts("classification", "strategy.devices=1", seed=seed) for seed in (0, 5)]
+    states = [world.start(made, seed) for seed, made in zip((0, 5), runs, strict=True)]
+    state = jax.tree.map(lambda *x: jnp.stack(x), *(s for s, _ in states))
+    hyper = {**state.opt.hyperparams, "learning_rate": jnp.array([1e-2, 3e-2])}   # replicas may differ in numbers
+    state = state._replace(opt=state.opt._replace(hyperparams=hyper))
+    first = runs[0]
+    step = make_step(first.graph, first.task, first.peft, first.gradient, first.optimizer, first.strategy)
+    run, losses = jax.jit(jax.vmap(step, in_axes=(0, None, 0))), []
+    other = world.batches(first.task, "classification", 20)[10:]
+    for mine, theirs in zip(given, other, strict=True):
+        state, logs = run(state, states[0][1], {k: np.stack([mine[k], theirs[k]]) for k in mine})
+        losses.append(np.asarray(logs["loss"]))
+    losses = np.array(losses)
+    print(f"replica 0 of 2: {np.abs(losses[:, 0] - wanted).max():.1e}")
+    assert np.abs(losses[:, 0] - wanted).max() < 1e-5 and np.abs(losses[:, 1] - wanted).max() > 1e-3
+
+
+# ---- precision
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(reference):
+    given, wanted, _ = reference("classification")
+    made = world.parts("classification", "model.dtype=bfloat16")
+    losses, after = world.curve(made, given)
+    assert all(x.dtype == np.float32 for x in after.values()) and np.isfinite(losses).all()
+    assert 1e-6 < np.abs(losses - wanted).max() < 0.1
+    state, constant = world.start(made)
+    step = make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy)
+    text = jax.jit(step).lower(state, constant, given[0]).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and sum("xbf16>" in line for line in products) > 0.9 * len(products)
+
+
+def test_every_strategy_lowers_for_cpu_cuda_and_tpu():
+    made = world.parts("masked_lm", "strategy.devices=1")
+    state, constant = world.start(made)
+    batch = world.batches(made.task, "masked_lm", 1)[0]
+    step = jax.jit(make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy))
+    for platform in ("cpu", "cuda", "tpu"):
+        assert step.trace(state, constant, batch).lower(lowering_platforms=(platform,)).as_text()
+
+
+# ---- tracker
+@pytest.mark.parametrize("name", world.names("tracker"))
+def test_tracker(name, tmp_path, capsys):
+    cls = world.classes("tracker")[name]
+    known = build.arguments(cls)
+    given = {k: x for k, x in (("folder", str(tmp_path)), ("config", {"a": 1})) if k in known}
+    make = lambda: build.make(world.section_of("tracker", name), "tracker", Facts(), **given)  # noqa: E731
+    tracker = make()
+    tracker.start(0, 10, {}, {})
+    tracker.log(1, {"train/loss": 1.0})
+    saved = json.loads(json.dumps(tracker.state()))
+    tracker.log(2, {"train/loss": 0.5})
+    tracker.log(2, {"valid/accuracy": 0.5})
+    tracker.finish({"test/accuracy": 0.25})
+    tracker = make()                                     # goes on from the saved place
+    tracker.start(1, 10, {}, saved)
+    tracker.log(2, {"train/loss": 0.75})
+    tracker.finish({})
+    if name == "jsonl":
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert rows == [{"step": 1, "train/loss": 1.0}, {"step": 2, "train/loss": 0.75}]
+    if name == "wandb":
+        assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2 and saved["id"]
+        assert {p.name.rpartition("-")[2] for p in tmp_path.glob("wandb/offline-run-*")} == {saved["id"]}
+    if name == "console":
+        assert "valid/accuracy 0.5" in capsys.readouterr().out
+
+
+# ---- pairs of nouns
+@pytest.mark.parametrize("task,peft,gradient,strategy,model", [
+    ("classification", "bitfit", "accumulate", "pmap", "bert_tiny"), ("regression", "bitfit", "plain", "jit", "bert_mini"),
+    ("regression", "full", "accumulate", "pmap", "bert_small"), ("masked_lm", "bitfit", "accumulate", "jit", "bert_medium"),
+    ("contrastive", "bitfit", "plain", "pmap", "bert_base")])
+def test_nouns_work_together(task, peft, gradient, strategy, model):
+    alone = world.parts(task, f"peft={peft}", f"model={model}", "strategy.devices=1")
+    given = world.batches(alone.task, task, 3)
+    wanted, _ = world.curve(alone, given)
+    mixed = world.parts(task, f"peft={peft}", f"gradient={gradient}", f"strategy={strategy}", f"model={model}")
+    found, _ = world.curve(mixed, given)
+    assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[-1]
+
+
+def test_columns_agree_between_strategies():
+    found = []
+    for strategy in world.names("strategy"):
+        made = world.parts("classification", f"strategy={strategy}")
+        program = made.strategy.compile(make_columns(made.graph, made.task, made.peft, made.strategy), donate=False)
+        batch = world.batches(made.task, "classification", 1)[0]
+        trained, frozen = (made.strategy.place(side) for side in made.peft.split(made.parameters))
+        found.append(evaluate.real(made.strategy.fetch(program(trained, frozen, made.strategy.put(batch, 1)))))
+    for key, x in found[0].items():
+        assert all(np.abs(x - other[key]).max() < 1e-5 for other in found[1:])
+
+
+def test_state_is_plain():
+    made = world.parts("classification")
+    state, _ = world.start(made)
+    assert isinstance(state, State) and all(isinstance(k, str) for k in state.trained)

@@ -1,0 +1,127 @@
+"""A small world for laws: the real config shrunken, random examples, one net a task."""
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from ecrec_jax import build
+from ecrec_jax.data import pack
+from ecrec_jax.data.feed import Feed
+from ecrec_jax.step import make_step
+from ecrec_jax.types import Example, Facts, State
+from experiments.launch import CONF
+from experiments.wiring import plain
+from tests.conftest import GOLDEN
+
+VOCABULARY, LENGTH = 504, 32
+SMALL = ["model.width=32", "model.depth=2", "model.heads=4", "model.feed_forward=64", "model.positions=64"]
+
+
+def names(noun):
+    """The yamls of a folder of conf/."""
+    return sorted(path.stem for path in (Path(CONF) / noun).glob("*.yaml"))
+
+
+def composed(*overrides, name="train"):
+    """The composed config as a dictionary."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return plain(compose(name, list(overrides)))
+
+
+@cache
+def classes(noun):
+    """name -> class, of every yaml of a noun (yamls that only refine another share its class)."""
+    return {name: build.target(section_of(noun, name), noun) for name in names(noun)}
+
+
+def section_of(noun, name):
+    """A yaml of conf/ with its defaults merged."""
+    raw = yaml.safe_load((Path(CONF) / noun / f"{name}.yaml").read_text())
+    merged = {}
+    for base in raw.pop("defaults", []):
+        merged |= {} if base == "_self_" else section_of(noun, base)
+    return merged | raw
+
+
+def target_of(task):
+    """What a task's labels are."""
+    given = classes("task")[task].target
+    return given if isinstance(given, str) else "class"
+
+
+def head_of(task):
+    """A head that a task can use."""
+    return next(name for name, cls in classes("head").items() if target_of(task) in cls.reads)
+
+
+def facts(task, checkpoint=False):
+    """What a corpus and a tokenizer would have said."""
+    labels = {"labels": ("a", "b", "c"), "class_counts": (5, 3, 2)} if target_of(task) in ("class", "multi") else {}
+    return Facts(vocabulary=VOCABULARY, cls_id=1, sep_id=2, mask_id=3, pad_id=0, special_ids=(0, 1, 2, 3), pooler=False,
+                 tied=True, center=2.0, scale=1.5, steps=10, width=32, activation="gelu", norm_epsilon=1e-12,
+                 initializer_range=0.02, dropout=0.1, attention_dropout=0.1, **labels)
+
+
+def examples(task, count, seed=0, longest=14):
+    """Random texts of 4 to `longest` tokens with a target; pairs where a task couples rows."""
+    rng, made = np.random.default_rng(seed), []
+    label = {"class": lambda: int(rng.integers(3)), "number": lambda: float(rng.normal(2, 1.5))}.get(target_of(task), lambda: 0)
+    for index in range(count):
+        n = int(rng.integers(4, longest + 1))
+        tokens = rng.integers(4, VOCABULARY, n).astype("i4")
+        tokens[0], tokens[-1] = 1, 2
+        type_ = np.zeros(n, "i4")
+        if classes("task")[task].couples_rows:
+            type_[n // 2 :], tokens[n // 2 - 1] = 1, 2
+        made.append(Example(tokens, type_, label(), index))
+    return made
+
+
+def parts(task, *overrides, seed=0):
+    """Everything of a run but its data, shrunken; dropout .1."""
+    config = composed(f"task={task}", f"head={head_of(task)}", "optimizer.learning_rate=1e-2", "optimizer.epsilon=1e-4",
+                      *SMALL, f"seed={seed}", *overrides)
+    known = dataclasses.replace(facts(task), pooler=config["head"].get("pooling") == "cls")
+    made = build.network(config, known, str(GOLDEN), None)
+    return dataclasses.replace(made, optimizer=build.make(config["optimizer"], "optimizer", known))
+
+
+def feed(task_object, task, count=40, rows=13, seed=0, alone=False):
+    """A packed feed; 13 rows divide by nothing."""
+    found = Feed(examples(task, count, seed), task_object, None, alone)
+    found.shape = pack.Shape(rows, LENGTH, max(8, int(found.slots.max()) * 3))
+    return found
+
+
+def batches(task_object, task, steps=10):
+    """One batch a step, each of another epoch, so that orders and masks differ."""
+    source = feed(task_object, task)
+    return [next(source.batches(1, step)) for step in range(steps)]
+
+
+def start(made, seed=0):
+    """(state, constant) on the host."""
+    trained, frozen = made.peft.split(made.parameters)
+    state = State(trained, made.optimizer.init(trained), jnp.int32(0), jnp.uint32(seed))
+    return state, frozen | made.constants
+
+
+def curve(made, given, seed=0):
+    """Losses of the steps, and the trained parameters at the end."""
+    strategy = made.strategy
+    state, constant = start(made, seed)
+    state, constant = strategy.place(jax.tree.map(jnp.array, state)), strategy.place(constant)
+    step = strategy.compile(make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, strategy), True)
+    losses = []
+    for batch in given:
+        state, logs = step(state, constant, strategy.put(batch, made.gradient.count))
+        losses.append(float(strategy.fetch(logs)["loss"]))
+    return np.array(losses), strategy.fetch(state).trained
