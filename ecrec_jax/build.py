@@ -77,8 +77,8 @@ def build(config: Mapping[str, Any]) -> Parts:
     facts, source = model_facts(config)
     lacking = [name for name in config["model"] if name in FACTS - {"vocabulary"} and getattr(facts, name) is None]
     if lacking:
-        raise InputError(f"model.checkpoint is not set, from which this model takes its {', '.join(lacking)}: give a folder, "
-                         "a hub id or a run, or choose a model with sizes of its own, such as model=bert_tiny")
+        raise InputError(f"model.checkpoint is not set, but this model takes {', '.join(lacking[:3])}… from it: give a folder, a "
+                         "hub id or a run, or choose a model that has its own, such as model=bert_tiny")
     folder = tokenizer_folder(config, source)
     words = tokenise.facts(folder)
     if facts.vocabulary is not None and words["vocabulary"] > facts.vocabulary:

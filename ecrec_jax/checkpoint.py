@@ -1,6 +1,11 @@
 """Checkpoints of a run, through Orbax: the latest to go on from, the best to report."""
 
+import contextlib
 import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +28,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path, mode: Literal["max", "min"]):
         sign = 1 if mode == "max" else -1
+
+        def rank(metrics: dict[str, float]) -> Any:   # among equals the earlier one
+            return sign * metrics["value"], -metrics["step"]
+
         keep = managers.AnyPreservationPolicy([
             managers.LatestN(1),
-            managers.BestN(get_metric_fn=lambda m: (sign * m["value"], -m["step"]), n=1, keep_checkpoints_without_metrics=False),
+            managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False),
         ])
         self.folder = folder.absolute()
         self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True))
+            preservation_policy=keep, best_fn=rank, best_mode="max", enable_async_checkpointing=False, cleanup_tmp_directories=True))
         self.constants = self.folder / "constant"
 
     def __enter__(self) -> "Checkpoints":
@@ -46,8 +55,9 @@ class Checkpoints:
                                    meta=ocp.args.JsonSave(meta))
         number = 2 * step + (value is not None)
         if number not in self.manager.all_steps():
-            self.manager.save(number, args=items, metrics=None if value is None else {"value": value, "step": step})
-            self.manager.wait_until_finished()
+            with silent():
+                self.manager.save(number, args=items, metrics=None if value is None else {"value": value, "step": step})
+                self.manager.wait_until_finished()
 
     def latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest checkpoint, shaped like a given state."""
@@ -85,3 +95,21 @@ class Checkpoints:
             return {}
         with ocp.StandardCheckpointer() as reader:
             return dict(reader.restore(self.constants))
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Nothing on the process's stderr: when a write fails, the storage library's threads print a traceback each, although
+    the failure is raised as one exception too."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    except BaseException:
+        time.sleep(0.5)   # the threads are still talking
+        raise
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

@@ -185,7 +185,7 @@ class Loop:
             self.checkpoints.save(self.parts.strategy.fetch(state), {"progress": progress, "trackers": trackers}, value)
         except (OSError, ValueError) as error:
             raise OSError(f"the checkpoint of step {self.done} could not be written to {self.checkpoints.folder} "
-                          f"({str(error).splitlines()[0]}); the one before is whole: make room and start the same command again"
+                          f"({str(error).splitlines()[0].rpartition(': ')[2]}); the one before is whole: make room and start the same command again"
                           ) from error
 
     def evaluate_and_save(self, state: State) -> None:

@@ -28,6 +28,7 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
     """Compose conf/NAME.yaml with the command line and call `command`; exit 2 with a sentence if the input is wrong."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
@@ -44,6 +45,9 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
             failed.append(error)
 
     failed: list[Exception] = []
+    for word in sys.argv[1:]:   # argparse would print its usage first
+        if word.startswith("--") and word.partition("=")[0] not in get_args_parser()._option_string_actions:
+            leave(f"{word}: keys have no hyphens before them: {word.lstrip('-')}", 2)
     try:
         run()
         if failed:   # of several jobs the others have run
@@ -77,18 +81,21 @@ def sentence(error: Exception) -> str:
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]} is not a key{likely(unknown[1], error.__cause__)}"
-    cause = error.__cause__ or error.__context__
-    return text if cause is None or str(cause) in text else f"{text}: {' '.join(str(cause).split())}"
+    if getattr(error, "full_key", None):   # of OmegaConf: the rest of its text is about Python types
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
+    return text if error.__cause__ is None else f"{text}: {str(error.__cause__).splitlines()[0]}"
 
 
 def likely(key: str, error: Any) -> str:
-    """The keys beside one that isn't there, the likeliest first if there is one."""
-    section, _, name = key.rpartition(".")
-    there = [str(k) for k in (getattr(error, "parent_node", None) or {}) if k not in ("_target_", "hydra")]
-    close = difflib.get_close_matches(name, there, 1)
+    """The keys beside one that isn't there, or the one that is nearly it."""
+    parts = key.split(".")
+    at = parts.index(str(error.key)) if str(getattr(error, "key", None)) in parts else len(parts) - 1
+    above, beside = ".".join(parts[:at]), getattr(error, "parent_node", None) or {}
+    there = [str(k) for k in beside if k not in ("_target_", "hydra")]
+    close = difflib.get_close_matches(parts[at], there, 1)
     if close:
-        return f"; did you mean {section + '.' if section else ''}{close[0]}?"
-    return f"; {section or 'a run'} has {', '.join(there)}" if there else ""
+        return f"; did you mean {'.'.join([*parts[:at], close[0], *parts[at + 1 :]])}?"
+    return f"; {above or 'a run'} has {', '.join(there)}" if there else ""
 
 
 def leave(sentence: str, code: int) -> None:

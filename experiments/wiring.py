@@ -12,7 +12,7 @@ from ecrec_jax import build, section
 from ecrec_jax.data.tokenise import cache_folder
 from ecrec_jax.loop import Plan
 from ecrec_jax.types import Facts, InputError
-from experiments.record import code_hash, compared, folder_of, open_run, same_data, write_text  # noqa: F401 (the commands' too)
+from experiments.record import code_hash, compared, flatten, folder_of, open_run, same_data, write_text  # noqa: F401 (the commands' too)
 
 NOUNS = ("data", "model", "head", "task", "peft", "gradient", "optimizer", "strategy")
 ROOTS = [field.name for field in dataclasses.fields(Plan)]
@@ -33,6 +33,8 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
         value = getattr(plan, name)
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, must be at least 1")
+    if not 0 <= plan.seed < 1 << 32:
+        raise InputError(f"seed is {plan.seed}, must be at least 0 and below 2**32")
     return plan
 
 
@@ -61,6 +63,9 @@ def known(config: Mapping[str, Any]) -> None:
     for name in (*NOUNS, "tracker"):
         if not isinstance(config.get(name), dict):
             raise InputError(f"{name} is missing: choose one, {name}=NAME")
+    if "jsonl" not in config["tracker"]:
+        names = ",".join(("jsonl", *config["tracker"]))
+        raise InputError(f"tracker: jsonl is always on, it writes metrics.jsonl: tracker=[{names}]")
     for name in NOUNS:
         section.validate({k: x for k, x in config[name].items() if name != "model" or k not in build.OURS}, name)
     for name, node in config["tracker"].items():

@@ -86,6 +86,8 @@ def choose_shape(tokens: Int[np.ndarray, "E"], slots: Int[np.ndarray, "E"], batc
         rows = plan(tokens[sample], slots[sample], trial, (0,), alone)
         a_row = len(sample) / len(rows)
         count = max(1, round(batch_size / a_row))
+        if best is not None and count < 4:   # too few rows for devices and accumulation to share
+            break
         full = int(tokens[sample].sum()) / (len(rows) * length)
         cost = max(abs(count * a_row / batch_size - 1) - 0.05, 0) + max(0.97 - full, 0)
         if best is None or cost < best[0]:

@@ -162,9 +162,13 @@ class Text:
                 if name is None:
                     raise InputError(f"{table.path}, {table.place[i]}: split {value!r} is none of train, valid, dev, test")
                 assigned[i] = name
-        for name, fraction in (("test", self.test_fraction), ("valid", self.valid_fraction / (1 - self.test_fraction))):
+        drawn = 1.0   # what a share is a share of: all rows, less those of a test split that was drawn
+        for name, fraction in (("test", self.test_fraction), ("valid", self.valid_fraction)):
             if not (assigned == name).any():
                 pool = [i for i in np.flatnonzero(assigned == "train") if self.stratify_column or keep[i]]
+                sizes = Counter(strata[i] for i in pool)
+                pool = [i for i in pool if sizes[strata[i]] > 1]   # a class of one row stays in training
+                fraction, drawn = fraction / drawn, drawn - fraction
                 assigned[draw(pool, [strata[i] for i in pool], fraction, self.split_seed)] = name
         return assigned
 

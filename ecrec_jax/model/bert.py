@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from ecrec_jax.block import LayerNorm, activation, attend, dropout, embedding, linear, same_segment
-from ecrec_jax.types import Batch, Noise
+from ecrec_jax.types import Batch, InputError, Noise
 
 
 class Embeddings(nnx.Module):
@@ -106,14 +106,14 @@ class Bert(nnx.Module):
     """The encoder. Attention stays inside a segment, so that several examples may share a row.
 
     Raises:
-        ValueError: `width` is no multiple of `heads`.
+        InputError: `width` is no multiple of `heads`.
     """
 
     def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
                  feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
                  initializer_range: float, pooler: bool, rngs: nnx.Rngs):
         if width % heads:
-            raise ValueError(f"model.width {width} is not a multiple of model.heads {heads}")
+            raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
         spread = initializer_range
         self.embeddings = Embeddings(vocabulary, positions, types, width, norm_epsilon, dropout, spread, rngs)
         self.encoder = Encoder([

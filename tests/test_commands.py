@@ -1,0 +1,151 @@
+"""Every command does what its help says, on shrunken models."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from ecrec_jax import pretrained
+from experiments import evaluate, export, launch, predict, table, train
+from tests import world
+
+MODULES = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "table": table}
+TINY = ["model=bert_tiny", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32", "strategy.devices=2"]
+
+
+def call(command, *words):
+    """A command in this process."""
+    GlobalHydra.instance().clear()
+    sys.argv = [f"experiments/{command}.py", *words]
+    try:
+        launch.main(MODULES[command].main, command)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.mark.parametrize("experiment", world.names("experiment"))
+def test_every_experiment_trains_two_steps(experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"text number {i} of a small file", "label": str(i % 3)} for i in range(200)]
+    pd.DataFrame(rows).to_csv("my.csv", index=False)
+    own = ["data.path=my.csv"] if experiment in ("classify", "regress") else []
+    run_dir = tmp_path / "run"
+    assert call("train", f"experiment={experiment}", "debug=fast", f"run_dir={run_dir}", *TINY, *own) == 0
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["steps"] == 2 and np.isfinite(summary["test/loss"]) and np.isfinite(summary["valid/loss"])
+    assert summary["parameters"] == summary["parameters_trained"] > 500_000
+    logs = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logs if "train/loss" in row] == [1, 2]
+    for name in ("config.yaml", "facts.json", "environment.json", "tokenizer/vocab.txt", "plots/curves.png", "wandb"):
+        assert (run_dir / name).exists(), name
+    assert call("train", f"experiment={experiment}", "debug=fast", f"run_dir={run_dir}", *TINY, *own) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on the clothing reviews whose loss has fallen."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert call("train", "experiment=department", "steps=12", "data.limit=300", "optimizer.learning_rate=1e-2",
+                "tracker=[jsonl]", f"run_dir={folder}", *TINY) == 0
+    return folder
+
+
+def test_evaluate_gives_the_summary_again(trained, capsys):
+    before = json.loads((trained / "summary.json").read_text())
+    assert call("evaluate", f"run_dir={trained}", "split=test") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found and all(before[key] == pytest.approx(value, abs=1e-6) for key, value in found.items())
+    report = json.loads((trained / "report" / "test.json").read_text())
+    assert sum(map(sum, report["confusion_matrix"])) == 300 and "Dresses" in report["per_class"]
+
+
+def test_predict_agrees_with_the_predictions_of_the_run(trained, tmp_path):
+    table = pd.read_parquet(Path(train.__file__).parent.parent / "ecrec_jax/assets/womens_clothing_reviews.parquet")
+    kept = pq.read_table(trained / "predictions" / "test.parquet").to_pandas()
+    assert list(kept.columns) == ["example", "label", "prediction", "label_id", "prediction_id", "scores"]
+    assert (table.department[kept.example].to_numpy() == kept.label.to_numpy()).all()
+    rows = table.loc[kept.example, ["title", "text"]]
+    for ending in ("csv", "jsonl", "parquet"):
+        source, out = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+        {"csv": lambda: rows.to_csv(source, index=False), "parquet": lambda: rows.to_parquet(source),
+         "jsonl": lambda: rows.to_json(source, orient="records", lines=True)}[ending]()
+        assert call("predict", f"run_dir={trained}", f"input={source}", f"output={out}") == 0
+        read = {"csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True), "parquet": pd.read_parquet}[ending]
+        found = read(out)
+        assert (found.prediction.to_numpy() == kept.prediction.to_numpy()).all()
+        scores = found[[c for c in found.columns if c.startswith("score/")]].to_numpy()
+        assert np.abs(scores - np.stack(kept.scores)).max() < 1e-5
+
+
+@pytest.mark.parametrize("format", ["hf", "hf_flax"])
+def test_export_is_what_was_trained(trained, tmp_path, format):
+    assert call("export", f"run_dir={trained}", f"format={format}", f"out={tmp_path / 'out'}") == 0
+    ours, theirs = pretrained.load(str(trained), "sequence_classification"), pretrained.load(str(tmp_path / "out"), "sequence_classification")
+    assert not ours.report["new"] and not theirs.report["new"] and not theirs.report["unread"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["id2label"]["1"] == "Dresses" and config["architectures"] == ["BertForSequenceClassification"]
+    ids = np.array([[101, 2023, 4377, 102]], "i4")
+    batch = {"tokens": ids, "segment": np.ones_like(ids), "position": np.arange(4)[None], "type": 0 * ids,
+             "slot": np.zeros((1, 1), "i4")}
+    assert (np.asarray(ours(batch)) == np.asarray(theirs(batch))).all()
+
+
+def test_regression_export_is_in_the_units_of_the_labels(tmp_path):
+    run = tmp_path / "run"
+    assert call("train", "experiment=rating_regression", "steps=8", "data.limit=200", "optimizer.learning_rate=1e-2",
+                "tracker=[jsonl]", f"run_dir={run}", *TINY) == 0
+    assert call("export", f"run_dir={run}", f"out={tmp_path / 'out'}") == 0
+    rows = pq.read_table(run / "predictions" / "test.parquet").to_pandas()
+    from ecrec_jax.data import tokenise
+    table = pd.read_parquet(Path(train.__file__).parent.parent / "ecrec_jax/assets/womens_clothing_reviews.parquet")
+    line = table.loc[rows.example[0]]
+    ids = tokenise.tokenise(str(tmp_path / "out"), [" ".join(f"{line.title} {line.text}".split())], None, 32)[0][0][None]
+    batch = {"tokens": ids, "segment": np.ones_like(ids), "position": np.arange(ids.shape[1])[None], "type": 0 * ids,
+             "slot": np.zeros((1, 1), "i4")}
+    net = pretrained.load(str(tmp_path / "out"), "sequence_classification")
+    assert np.asarray(net(batch)).shape == (1, 1, 1)
+    assert float(np.asarray(net(batch)).item()) == pytest.approx(rows.scores[0], abs=1e-4)
+
+
+def test_overfit(tmp_path):
+    assert call("train", "experiment=sentiment", "debug=overfit", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}", *TINY) == 0
+    logs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["train/loss"] for row in logs if "train/loss" in row]
+    assert losses[0] > 0.3 and losses[-1] < 0.05, losses
+
+
+def test_table(tmp_path, capsys):
+    small = ",".join([*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"])
+    rows = f"""table.rows=[{{name: pre, hidden: true, command: train, overrides: [experiment=pretrain,{quote(small)}]}},
+        {{name: majority, command: baseline, seeds: [0], overrides: [experiment=sentiment, baseline=majority]}},
+        {{name: from it, command: train, from: pre, overrides: [experiment=sentiment,{quote(small)}]}},
+        {{name: broken, command: train, overrides: [experiment=classify, data.path=nowhere.csv]}}]"""
+    words = ["table=quickstart", rows.replace("\n", " "), f"out={tmp_path / 'table'}"]
+    assert call("table", *words) == 1
+    said = capsys.readouterr().out
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| from it | 2 | 0." in text and "±" in text and "no file at nowhere.csv" in text and "| majority | 1 | 0.820" in text
+    assert (tmp_path / "table" / "table.png").stat().st_size > 5000 and "2 layers" not in text
+    csv = pd.read_csv(tmp_path / "table" / "table.csv")
+    assert set(csv.row) == {"majority", "from it"} and (csv.n == [1, 1, 2, 2]).all()
+    run = Path(csv.runs[2].split()[0])
+    assert "export" in (run / "config.yaml").read_text() and "parameter" in (run / "log.txt").read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("summary.json")}
+    assert len(stamps) == 5 and "[1/" in said
+    made = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(made | {"code": "other"}))
+    assert call("table", *words) == 1                                        # what is done is skipped
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("summary.json")}
+    assert "| from it† | 2" in (tmp_path / "table" / "table.md").read_text()
+
+
+def quote(words):
+    """A list of overrides as YAML strings inside Hydra's grammar."""
+    parts = words.replace("tracker=[jsonl]", "tracker=[jsonl]").split(",")
+    return ", ".join(f"'{part}'" for part in parts)

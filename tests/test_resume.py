@@ -1,0 +1,145 @@
+"""Nothing is lost: whatever stops a run, the same command ends bit-identical to the run that nobody stopped."""
+
+import csv
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TIMING = re.compile(r"per_second|wall_seconds")
+
+
+def command(tmp_path, folder, *more):
+    """A small run on 220 made-up reviews: 3 epochs of about 10 steps, a checkpoint every 3."""
+    path = tmp_path / "reviews.csv"
+    if not path.exists():
+        rng = random.Random(0)
+        words = ["fits", "soft", "lovely", "poor", "cheap", "returned", "dress", "shirt", "blue", "small", "large", "again"]
+        with open(path, "w", newline="") as file:
+            out = csv.writer(file)
+            out.writerow(["text", "label"])
+            for i in range(220):
+                out.writerow([" ".join(rng.choices(words, k=rng.randint(3, 20))) + f" {i}", rng.choice(["good", "bad"])])
+    return ["experiment=classify", f"data.path={path}", "model.width=32", "model.heads=2", "model.feed_forward=64",
+            "data.max_length=32", "data.batch_size=16", "epochs=3", "save_every=3", "log_every=1", "tracker=[console,jsonl]",
+            "optimizer.learning_rate=1e-3", "last=true", f"run_dir={folder}", *more]
+
+
+def environment():
+    """As from a user's shell: one device, no test flags."""
+    kept = {k: x for k, x in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    return kept | {"ECREC_LAUNCHED": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def run(module, *words, check=True):
+    """A Python module as a process."""
+    done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def everything(folder):
+    """All that must not differ: arrays of the latest checkpoint, summary, logs, predictions."""
+    number = max(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+    with ocp.StandardCheckpointer() as reader:
+        arrays = [reader.restore((folder / "checkpoints" / str(number) / item).absolute()) for item in ("trained", "state")]
+    flat = {str(k): np.asarray(x) for k, x in ocp.tree.to_flat_dict(arrays[0]).items()} | {
+        str(k): np.asarray(x) for k, x in ocp.tree.to_flat_dict(arrays[1]).items()}
+    summary = {k: x for k, x in json.loads((folder / "summary.json").read_text()).items() if not TIMING.search(k)}
+    logs = [{k: x for k, x in json.loads(line).items() if not TIMING.search(k)}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    tables = {s: pq.read_table(folder / "predictions" / f"{s}.parquet").to_pydict() for s in ("valid", "test")}
+    return number, flat, summary, logs, tables
+
+
+def same(one, other):
+    """Bit by bit."""
+    assert one[0] == other[0] and one[1].keys() == other[1].keys() and len(one[1]) > 100
+    assert all(np.array_equal(x, other[1][k]) for k, x in one[1].items())
+    assert one[2] == other[2]
+    assert one[3] == other[3]
+    assert one[4] == other[4]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    run("experiments.train", *command(folder, folder / "run"))
+    steps = [row["step"] for row in everything(folder / "run")[3]]
+    assert steps == sorted(steps) and steps[-1] >= 25
+    return folder, everything(folder / "run")
+
+
+def stopped(whole, name, points, *more):
+    """What each attempt came to, and what the last one left."""
+    folder, _ = whole
+    out = run("tests.killer", json.dumps(points), *command(folder, folder / name, *more))
+    attempts = re.findall(r"^attempt (.+): (\w+) (\d+)$", out.stdout, re.M)
+    assert len(attempts) == len(points) + 1 and attempts[-1] == ("None", "exit", "0"), out.stdout + out.stderr
+    return attempts[:-1], everything(folder / name), out
+
+
+def test_killed_terminated_and_out_of_disk(whole):
+    points = ["save 1", "epoch 2", "disk 1", "step 5", "evaluate 1", "term-evaluate 1", "term 2", "summary 1"]
+    attempts, found, out = stopped(whole, "stopped", points)
+    kinds = {"disk": ("exit", "1"), "term": ("exit", "1"), "term-evaluate": ("exit", "1")}
+    for (point, *how) in attempts:
+        assert tuple(how) == kinds.get(point.split()[0], ("signal", "9")), (point, how)
+    assert "could not be written" in out.stderr and "the same command" in out.stderr and "Traceback" not in out.stderr
+    same(whole[1], found)
+
+
+@pytest.mark.slow
+def test_twenty_random_points(whole):
+    rng = random.Random(7)
+    kinds = ["step", "save", "evaluate", "term", "term-evaluate", "epoch"]
+    points = [f"{kind} {rng.randint(1, 4 if kind in ('step', 'term') else 2)}" for kind in kinds * 4]
+    rng.shuffle(points)
+    run("experiments.train", *command(whole[0], whole[0] / "long", "epochs=9"))
+    attempts, found, _ = stopped(whole, "random", [*points, "summary 1"], "epochs=9")
+    hit = [point for point, how, code in attempts if (how, code) != ("exit", "0")]
+    print(f"{len(hit)} stops: {', '.join(hit)}")
+    assert len(hit) >= 20 and any("save" in p for p in hit) and any("evaluate" in p for p in hit)
+    same(everything(whole[0] / "long"), found)
+
+
+def test_finished_foreign_and_busy_folders(whole, tmp_path):
+    folder, before = whole
+    again = run("experiments.train", *command(folder, folder / "run"))
+    assert "is finished" in again.stdout and "test/accuracy" in again.stdout
+    other = run("experiments.train", *command(folder, folder / "run", "seed=1", "optimizer.weight_decay=0.5"), check=False)
+    assert other.returncode == 2 and "optimizer.weight_decay, seed" in other.stderr
+    import fcntl
+
+    with open(folder / "run" / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        busy = run("experiments.train", *command(folder, folder / "run"), check=False)
+    assert busy.returncode == 2 and "another process" in busy.stderr
+    same(before, everything(folder / "run"))
+
+
+def test_checkpoint_moves_between_device_counts(whole, tmp_path):
+    folder, before = whole
+    moved = tmp_path / "moved"
+    first = [*command(folder, moved, "strategy=pmap", "strategy.devices=1")]
+    run("tests.killer", json.dumps(["step 7"]), *first)
+    os.remove(moved / "summary.json")
+    found = everything_but_summary(moved)
+    gap = max(np.abs(found[k].astype("f8") - x).max() for k, x in before[1].items() if x.dtype.kind == "f")
+    assert gap < 1e-4
+
+
+def everything_but_summary(folder):
+    """Arrays of the latest checkpoint."""
+    (folder / "summary.json").write_text("{}")
+    return everything(folder)[1]
