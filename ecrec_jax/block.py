@@ -157,6 +157,11 @@ def select(paths: Iterable[str], yes: Sequence[str], no: Sequence[str], what: tu
     Raises:
         InputError: a path matches neither list or both; `what` names the lists.
     """
+    for pattern in (*yes, *no):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{what[pattern not in yes]}: {pattern!r} is not a regular expression ({error})") from None
     chosen = {}
     for path in paths:
         hit = [any(re.search(p, path) for p in patterns) for patterns in (yes, no)]

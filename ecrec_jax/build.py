@@ -1,22 +1,21 @@
 """From a plain dictionary to the objects of a run."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import yaml
 from flax import nnx
 
 from ecrec_jax.data import tokenise
 from ecrec_jax.data.feed import Feed
+from ecrec_jax.data.read import inside_package
 from ecrec_jax.data.text import Corpus
 from ecrec_jax.net import Graph, Net, split
 from ecrec_jax.section import FACTS, RATES, arguments, make, target
+from ecrec_jax.source import Source, best, fit, load_config, load_facts, read
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 
 OURS = {"checkpoint", "new_head", "dtype"}       # keys of every model that are not its constructor's
@@ -42,12 +41,10 @@ class Parts:
     report: dict[str, Any]
 
 
-def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Any]:
+def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Source | None]:
     """(facts of the checkpoint or else of the model's section, the checkpoint)."""
-    from ecrec_jax import pretrained
-
     section = config["model"]
-    source = pretrained.read(section["checkpoint"]) if section["checkpoint"] else None
+    source = read(section["checkpoint"]) if section["checkpoint"] else None
     facts = Facts(**(source.facts if source else {"tied": config["head"].get("tied") is not False}))
     facts = dataclasses.replace(facts, pooler=config["head"].get("pooling") == "cls")
     chosen = {name: value for name, value in section.items() if name in FACTS and value is not None
@@ -55,10 +52,8 @@ def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Any]:
     return dataclasses.replace(facts, **chosen), source
 
 
-def tokenizer_folder(config: Mapping[str, Any], source: Any) -> str:
+def tokenizer_folder(config: Mapping[str, Any], source: Source | None) -> str:
     """`data.tokenizer`, else the checkpoint's folder, else the shipped English vocabulary."""
-    from ecrec_jax.data.read import inside_package
-
     named = config["data"]["tokenizer"]
     if named:
         return str(inside_package(named.removeprefix("package:"), "data.tokenizer")) if named.startswith("package:") else named
@@ -100,10 +95,8 @@ def build(config: Mapping[str, Any]) -> Parts:
     return dataclasses.replace(parts, facts=facts, corpus=corpus, feeds=feeds, optimizer=optimizer)
 
 
-def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Any) -> Parts:
+def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None) -> Parts:
     """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint."""
-    from ecrec_jax import pretrained
-
     rngs = nnx.Rngs(config["seed"])
     section = {name: value for name, value in config["model"].items() if name not in OURS}
     model = make(section, "model", facts, rngs=rngs)
@@ -113,12 +106,12 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Any) -
     if source is not None:
         if source.labels and facts.labels and not config["model"]["new_head"]:
             agree(source, facts)
-        parameters, report = pretrained.fit(parameters, source, config["model"]["new_head"])
+        parameters, report = fit(parameters, source, config["model"]["new_head"])
     made = {name: make(config[name], name, facts) for name in ("task", "peft", "gradient", "strategy")}
     return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, **made)
 
 
-def agree(source: Any, facts: Facts) -> None:
+def agree(source: Source, facts: Facts) -> None:
     """A checkpoint's classifier can be trained on only with the classes it knows, in their order."""
     generic = all(name == f"LABEL_{i}" for i, name in enumerate(source.labels))
     if len(source.labels) != len(facts.labels) or not (generic or source.labels == facts.labels):
@@ -128,42 +121,15 @@ def agree(source: Any, facts: Facts) -> None:
                          "set model.new_head=true to start a new head")
 
 
-def save_facts(facts: Facts, folder: Path) -> None:
-    """facts.json, whole or not at all."""
-    part = folder / ".facts.json.part"
-    part.write_text(json.dumps(dataclasses.asdict(facts), ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(part, folder / "facts.json")
-
-
-def load_facts(folder: Path) -> Facts:
-    """What `save_facts` wrote."""
-    raw = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    return Facts(**{name: tuple(x) if isinstance(x, list) else x for name, x in raw.items()})
-
-
-def load_config(folder: Path) -> dict[str, Any]:
-    """The config of a run.
-
-    Raises:
-        InputError: the folder is no run.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"run_dir: {folder} holds no run (no config.yaml)")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 def rebuild(folder: Path) -> tuple[dict[str, Any], Parts]:
     """(config, parts) of a run from its folder alone, with the best checkpoint's weights; no dataset is needed."""
-    from ecrec_jax import pretrained
-
     config = load_config(folder)
     if not (folder / "facts.json").is_file():
         raise InputError(f"run_dir: {folder} has not begun to train (no facts.json)")
     facts = load_facts(folder)
     bare = dict(config, model=dict(config["model"], checkpoint=None))
     parts = network(bare, facts, str(folder / "tokenizer"), None)
-    weights = pretrained.best(folder)
+    weights = best(folder)
     return config, dataclasses.replace(parts, parameters={name: jax.numpy.asarray(weights[name]) for name in parts.parameters})
 
 

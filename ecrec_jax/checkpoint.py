@@ -38,7 +38,8 @@ class Checkpoints:
         ])
         self.folder = folder.absolute()
         self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=keep, best_fn=rank, best_mode="max", enable_async_checkpointing=False, cleanup_tmp_directories=True))
+            preservation_policy=keep, best_fn=rank, best_mode="max", enable_async_checkpointing=False,
+            cleanup_tmp_directories=True))
         self.constants = self.folder / "constant"
 
     def __enter__(self) -> "Checkpoints":

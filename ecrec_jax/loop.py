@@ -2,9 +2,8 @@
 
 import dataclasses
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from ecrec_jax import evaluate
 from ecrec_jax.build import Parts
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data.feed import ahead
+from ecrec_jax.meter import Meter, Progress, counts
 from ecrec_jax.step import make_step
 from ecrec_jax.types import InputError, State, Tracker
 
@@ -34,33 +34,19 @@ class Plan:
     debug: Literal["overfit", "fast"] | None
 
 
-@dataclasses.dataclass
-class Progress:
-    """Where a run is; everything here is in the checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    waited: int = 0
-    seconds: float = 0.0
-    examples: int = 0
-    tokens: int = 0
-    wall: float = 0.0
-
-
 class Loop:
     """A run being trained in its folder. `stop` is asked after every step whether to save and leave."""
 
-    def __init__(self, parts: Parts, plan: Plan, folder: Path, trackers: Sequence[Tracker], stop: Callable[[], bool]):
+    def __init__(self, parts: Parts, plan: Plan, folder: Path, trackers: Mapping[str, Tracker], stop: Callable[[], bool]):
         self.parts, self.plan, self.folder, self.trackers, self.stop = parts, plan, folder, trackers, stop
         self.checkpoints = Checkpoints(folder / "checkpoints", plan.best["mode"])
         trained, frozen = parts.peft.split(parts.parameters)
         self.kept = frozen | parts.constants
         opt = parts.optimizer.init(trained)
         self.start = State(trained, opt, jnp.int32(0), jnp.uint32(plan.seed))
-        self.progress, self.pending, self.valid = Progress(), None, None
-        self.total, self.began = parts.facts.steps, time.perf_counter()
+        self.total, self.began, self.valid = parts.facts.steps, time.perf_counter(), None
+        self.meter = Meter(trackers, parts.strategy, plan.log_every, self.total, "the last good checkpoint is kept in "
+                           f"{self.checkpoints.folder}: lower optimizer.learning_rate or set optimizer.clip")
 
     def run(self) -> dict[str, Any]:
         """Train from the latest checkpoint, or from the start, to the end; the summary.
@@ -80,14 +66,19 @@ class Loop:
                 self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
             return self.finish(state)
 
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return self.meter.progress
+
     def epochs(self) -> int:
         """How many epochs at most; with `steps`, as many as it takes."""
         return self.plan.epochs if self.plan.steps is None else 1 << 30
 
     def exhausted(self) -> bool:
         """Whether all steps are done or patience is at its end."""
-        return self.done >= self.total if self.plan.steps else \
-            self.plan.patience is not None and self.progress.waited >= self.plan.patience
+        impatient = self.plan.patience is not None and self.progress.waited >= self.plan.patience
+        return impatient or (self.plan.steps is not None and self.done >= self.total)
 
     def restore(self) -> State:
         """The latest state on the devices, or the first one; trackers are told."""
@@ -96,12 +87,12 @@ class Loop:
         state = self.start
         if found is not None:
             state, meta = found
-            self.progress, saved = Progress(**meta["progress"]), meta["trackers"]
+            self.meter.progress, saved = Progress(**meta["progress"]), meta["trackers"]
         else:
             self.checkpoints.keep_constant(evaluate.host(self.kept))
         self.done = int(state.step)
-        for i, tracker in enumerate(self.trackers):
-            tracker.start(self.done, self.total, {}, saved.get(str(i), {}))
+        for name, tracker in self.trackers.items():
+            tracker.start(self.done, self.total, saved.get(name, {}))
         self.constant = self.parts.strategy.place(self.checkpoints.constant() if found and self.kept else self.kept)
         return self.parts.strategy.place(state)
 
@@ -119,12 +110,12 @@ class Loop:
         clock = None
         for batch, (examples, tokens) in ahead(self.batches(), put):
             state, logs = step(state, self.constant, batch)
-            self.read()
+            self.meter.read()
             self.done, self.progress.batch = self.done + 1, self.progress.batch + 1
-            self.pending = (self.done, logs)
+            self.meter.pending = (self.done, logs)
             now = time.perf_counter()
             if clock is not None:   # the first step compiles, or waits for data
-                self.count(now - clock, examples, tokens)
+                self.meter.took(now - clock, examples, tokens)
             clock = now
             if self.stop():
                 self.save(state)
@@ -132,61 +123,26 @@ class Loop:
             if self.plan.save_every and self.done % self.plan.save_every == 0 and self.done < self.total:
                 self.save(state)
                 clock = None
-        self.read()
+        self.meter.read()
         return state
-
-    def count(self, seconds: float, examples: int, tokens: int) -> None:
-        """Add to what throughput is computed from."""
-        progress = self.progress
-        progress.seconds += seconds
-        progress.examples, progress.tokens = progress.examples + examples, progress.tokens + tokens
-
-    def read(self) -> None:
-        """Fetch the logs of the step before, check them, tell the trackers.
-
-        Raises:
-            InputError: loss or gradient norm is not finite.
-        """
-        if self.pending is None:
-            return
-        number, logs = self.pending
-        self.pending = None
-        values = {f"train/{key}": float(x) for key, x in self.parts.strategy.fetch(logs).items()}
-        bad = [key for key, x in values.items() if not math.isfinite(x)]
-        if bad:
-            raise InputError(f"{' and '.join(bad)} not finite at step {number}; the last good checkpoint is kept in "
-                             f"{self.checkpoints.folder}: lower optimizer.learning_rate or set optimizer.clip")
-        if number % self.plan.log_every == 0 or number == self.total:
-            self.tell(number, values | self.speed())
-
-    def speed(self) -> dict[str, float]:
-        """Throughput so far: real examples and tokens, without compilation, evaluation and saves."""
-        progress = self.progress
-        return {f"train/{key}_per_second": value / progress.seconds for key, value in
-                (("examples", progress.examples), ("tokens", progress.tokens)) if progress.seconds}
 
     def wall(self, began: float) -> float:
         """Seconds of work in this folder: earlier processes' and this one's since `began`."""
         return self.progress.wall + time.perf_counter() - began
 
-    def tell(self, step: int, values: dict[str, float]) -> None:
-        """Log to every tracker."""
-        for tracker in self.trackers:
-            tracker.log(step, values)
-
     def save(self, state: State, value: float | None = None) -> None:
         """Checkpoint; waits for the step's log, and is refused if that isn't finite."""
-        self.read()
-        trackers = {str(i): tracker.state() for i, tracker in enumerate(self.trackers)}
+        self.meter.read()
+        trackers = {name: tracker.state() for name, tracker in self.trackers.items()}
         progress = dataclasses.asdict(self.progress) | {"wall": self.wall(self.began)}
         if value is not None:   # the epoch is over
             progress |= {"epoch": self.progress.epoch + 1, "batch": 0}
         try:
             self.checkpoints.save(self.parts.strategy.fetch(state), {"progress": progress, "trackers": trackers}, value)
         except (OSError, ValueError) as error:
-            raise OSError(f"the checkpoint of step {self.done} could not be written to {self.checkpoints.folder} "
-                          f"({str(error).splitlines()[0].rpartition(': ')[2]}); the one before is whole: make room and start the same command again"
-                          ) from error
+            why = str(error).splitlines()[0].rpartition(": ")[2]
+            raise OSError(f"the checkpoint of step {self.done} could not be written to {self.checkpoints.folder} ({why}); the one "
+                          "before is whole: make room and start the same command again") from error
 
     def evaluate_and_save(self, state: State) -> None:
         """Validation at an epoch's end, then one save with its metric."""
@@ -204,7 +160,7 @@ class Loop:
             progress.best, progress.best_step, progress.waited = value, self.done, 0
         else:
             progress.waited += 1
-        self.tell(self.done, {f"valid/{key}": x for key, x in found.items()} | {"epoch": progress.epoch + 1})
+        self.meter.tell(self.done, {f"valid/{key}": x for key, x in found.items()} | {"epoch": progress.epoch + 1})
         self.save(state, found[metric])
 
     def finish(self, state: State) -> dict[str, Any]:
@@ -221,16 +177,10 @@ class Loop:
             if self.plan.last:
                 final, _ = self.evaluator.measure(state.trained, self.parts.feeds[split], self.stop, split)
                 summary |= evaluate.scalars(final, f"{split}_last")
-        self.tell(self.done, {key: x for key, x in summary.items() if key.startswith("test/")})
-        return summary | self.speed()
+        self.meter.tell(self.done, {key: x for key, x in summary.items() if key.startswith("test/")})
+        return summary | self.meter.speed()
 
 
 def singles(metrics: dict[str, Any]) -> dict[str, float]:
     """The metrics that are one number."""
     return {key: x for key, x in metrics.items() if isinstance(x, int | float)}
-
-
-def counts(batch: dict[str, np.ndarray]) -> tuple[int, int]:
-    """(examples, real tokens) of a batch."""
-    live = batch["weight"] > 0
-    return len(np.unique(batch["example"][live])), int((batch["segment"] > 0).sum())

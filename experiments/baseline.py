@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from ecrec_jax import build, evaluate
+from ecrec_jax import build, evaluate, section, source
 from ecrec_jax.data import tokenise
 from ecrec_jax.types import Facts, InputError
-from experiments import wiring
+from experiments import record
 from experiments.train import show
 
 
 def main(config: dict[str, Any]) -> None:
     """Fit on the training split, evaluate on the others with the task's metrics; the folder is like that of a run."""
     began = time.perf_counter()
-    folder = wiring.folder_of(config, config["baseline"]["_target_"].rpartition(".")[2].lower())
+    folder = record.folder_of(config, config["baseline"]["_target_"].rpartition(".")[2].lower())
     if config["data"]["target"] == "none":
         raise InputError("data.target is none: a baseline needs labels")
-    lock, summary = wiring.open_run(config, folder)
+    lock, summary = record.open_run(config, folder)
     with lock:
         if summary is None:
             summary = fit(config, folder) | {"wall_seconds": time.perf_counter() - began}
@@ -33,12 +33,12 @@ def main(config: dict[str, Any]) -> None:
 
 def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     """The summary of the baseline."""
-    data = build.make(config["data"], "data", Facts())
+    data = section.make(config["data"], "data", Facts())
     words = build.tokenizer_folder(config, None)
     corpus = data.load(words, data.max_length)
     facts = Facts(**tokenise.facts(words) | corpus.facts)
-    task, model = build.make(config["task"], "task", facts), build.make(config["baseline"], "baseline", facts)
-    build.save_facts(facts, folder)
+    task, model = section.make(config["task"], "task", facts), section.make(config["baseline"], "baseline", facts)
+    source.save_facts(facts, folder)
     evaluate.write_json({"sha256": corpus.digest, **corpus.report}, folder / "data.json")
     known, summary = [e.label for e in corpus.examples["train"]], {}
     for split in ("valid", "test"):

@@ -7,27 +7,26 @@ if __name__ == "__main__":
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
-from ecrec_jax import build, evaluate
+from ecrec_jax import build, evaluate, section
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.text import SPLITS
 from ecrec_jax.types import Facts, InputError
-from experiments import wiring
+from experiments import record, wiring
 
 
 def main(config: dict[str, Any]) -> None:
     """Rebuild the run from its folder, read its data, measure one split, merge into summary.json."""
     wiring.compilation_cache()
-    folder, split = Path(config["run_dir"]), config["split"]
+    folder, split = record.existing(config["run_dir"]), config["split"]
     if split not in SPLITS:
         raise InputError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
     saved, parts = build.rebuild(folder)
-    section = wiring.debugged(saved)["data"] | {"root": config["data"]["root"]}
-    data = build.make(section, "data", Facts())
+    node = wiring.debugged(saved)["data"] | {"root": config["data"]["root"]}
+    data = section.make(node, "data", Facts())
     corpus = data.load(parts.tokenizer, min(data.max_length, parts.facts.positions))
-    wiring.same_data(folder, corpus.digest)
+    record.same_data(folder, corpus.digest)
     if not corpus.examples[split]:
         raise InputError(f"split: the data of {folder} has no {split} split")
     feed = Feed(corpus.examples[split], parts.task, None)

@@ -12,11 +12,12 @@ import numpy as np
 
 from ecrec_jax import build, pretrained
 from ecrec_jax.types import Parameters
+from experiments import record
 
 
 def main(config: dict[str, Any]) -> None:
     """Best checkpoint, tokenizer and label names in one folder."""
-    export(Path(config["run_dir"]), Path(config["out"]), config["format"])
+    export(record.existing(config["run_dir"]), Path(config["out"]), config["format"])
 
 
 def export(run: Path, out: Path, format: str) -> None:

@@ -41,6 +41,13 @@ def folder_of(config: Mapping[str, Any], prefix: str = "") -> Path:
     return Path("runs") / "-".join(part for part in parts if part)
 
 
+def existing(name: Any) -> Path:
+    """The folder of a run that a command names."""
+    if not isinstance(name, str) or not (Path(name) / "config.yaml").is_file():
+        raise InputError(f"run_dir: {name} holds no run (no config.yaml)")
+    return Path(name)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Leaves under dotted keys."""
     return {key: leaf for name, value in tree.items() for key, leaf in

@@ -5,15 +5,10 @@ if __name__ == "__main__":
 
     huge_pages()
 
-import ctypes
-import dataclasses
-import fcntl
 import hashlib
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,33 +19,11 @@ from hydra.core.hydra_config import HydraConfig
 
 from ecrec_jax.evaluate import Interrupted
 from ecrec_jax.types import InputError
-from experiments import wiring
+from experiments import record, wiring
+from experiments.cell import Cell, run
 from experiments.plot import bars
 
 KEYS = {"name", "hidden", "command", "overrides", "from", "seeds"}
-
-
-@dataclasses.dataclass
-class Cell:
-    """One run of a row: its folder follows from what it is, so a changed row never meets an old folder."""
-
-    row: str
-    seed: int
-    command: str
-    overrides: list[str]
-    folder: Path
-    source: "Cell | None"
-    error: str | None = None
-
-    def summary(self) -> dict[str, Any] | None:
-        """What the run reported; None while it isn't finished."""
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-    def stale(self) -> bool:
-        """Whether other code made it."""
-        made = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["code"]
-        return made != wiring.code_hash()
 
 
 def check(table: dict[str, Any]) -> None:
@@ -69,7 +42,7 @@ def check(table: dict[str, Any]) -> None:
             raise InputError(f"table.rows[{i}].from: {row['from']!r} is no row above it")
 
 
-def cells_of(table: dict[str, Any], out: Path, seeds: list[int]) -> dict[tuple[str, int], Cell]:
+def cells_of(table: dict[str, Any], name: str, out: Path, seeds: list[int]) -> dict[tuple[str, int], Cell]:
     """All cells in the order in which they must run; composing each config finds mistakes before anything starts."""
     cells: dict[tuple[str, int], Cell] = {}
     for row in table["rows"]:
@@ -81,64 +54,11 @@ def cells_of(table: dict[str, Any], out: Path, seeds: list[int]) -> dict[tuple[s
             if source is not None:
                 overrides.append(f"model.checkpoint={source.folder / 'export'}")
             config = wiring.plain(compose(row["command"], overrides))
-            mark = hashlib.sha256(json.dumps(wiring.compared(config), sort_keys=True).encode()).hexdigest()[:8]
+            mark = hashlib.sha256(json.dumps(record.compared(config), sort_keys=True).encode()).hexdigest()[:8]
+            overrides += [f"tracker.wandb.group={name}"] if "wandb" in config["tracker"] else []
             slug = re.sub(r"\W+", "-", row["name"]).strip("-")
             cells[row["name"], seed] = Cell(row["name"], seed, row["command"], overrides, out / slug / f"seed{seed}-{mark}", source)
     return cells
-
-
-def run(cell: Cell, table: str) -> None:
-    """Make one cell in a process of its own; what it prints goes to its folder. A failure becomes the cell's text."""
-    if cell.source is not None:
-        if cell.source.error:
-            cell.error = f"{cell.source.row} failed"
-            return
-        out = cell.source.folder / "export"
-        if not out.exists():
-            call(["experiments.export", f"run_dir={cell.source.folder}", "format=hf_flax", f"out={out}"], cell)
-    if cell.error is None:
-        named = [f"tracker.wandb.group={table}", f"run_dir={cell.folder}"]
-        call([f"experiments.{cell.command}", *cell.overrides, *named], cell)
-
-
-def call(words: list[str], cell: Cell) -> None:
-    """A command of ours as a child that stops when we do. Keys with `=` in their value are safe: values are paths."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    wait_for(cell.folder / ".lock")
-    with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
-        child = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM) if sys.platform == "linux" else None)
-        try:
-            last = follow(child, log)
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
-    if child.returncode:
-        cell.error = last or f"exit code {child.returncode}"
-
-
-def follow(child: subprocess.Popen, log: Any) -> str:
-    """Keep what a child prints, show its steps; the last line it said."""
-    last = ""
-    for line in child.stdout:
-        log.write(line)
-        last = line.strip() or last
-        if line.startswith("step "):
-            print(f"    {line.rstrip()[:110]}", flush=True)
-    child.wait()
-    return last.removeprefix("error: ")
-
-
-def wait_for(lock: Path, seconds: float = 60) -> None:
-    """Until a process that is just being stopped has let go of a run."""
-    end = time.monotonic() + seconds
-    while lock.exists() and time.monotonic() < end:
-        with open(lock) as file:
-            try:
-                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                time.sleep(0.5)
 
 
 def main(config: dict[str, Any]) -> None:
@@ -147,7 +67,7 @@ def main(config: dict[str, Any]) -> None:
     check(table)
     out = Path(config["out"] or f"runs/table-{name}")
     seeds = list(range(config["seeds"])) if isinstance(config["seeds"], int) else table["seeds"]
-    cells = cells_of(table, out, seeds)
+    cells = cells_of(table, name, out, seeds)
 
     def stop(number: int, frame: Any) -> None:
         raise Interrupted
@@ -157,7 +77,7 @@ def main(config: dict[str, Any]) -> None:
         title, began = f"[{i}/{len(cells)}] {cell.row}, seed {cell.seed}", time.perf_counter()
         if cell.summary() is None:
             print(f"{title} …", flush=True)
-            run(cell, name)
+            run(cell)
         done = cell.summary() or {}
         shown = {spec["title"]: f"{done[key]:.{spec['digits']}f}" for key, spec in table["columns"].items() if key in done}
         numbers = "  ".join(f"{title} {value}" for title, value in shown.items())
@@ -193,8 +113,8 @@ def write(table: dict[str, Any], cells: dict[tuple[str, int], Cell], out: Path) 
         stale |= old
     lines += ["", "† made by other code than today's"] if stale else []
     out.mkdir(parents=True, exist_ok=True)
-    wiring.write_text("\n".join(lines) + "\n", out / "table.md")
-    wiring.write_text("\n".join(records) + "\n", out / "table.csv")
+    record.write_text("\n".join(lines) + "\n", out / "table.md")
+    record.write_text("\n".join(records) + "\n", out / "table.csv")
     bars(means, [spec["title"] for spec in columns.values()], out / "table.png")
     print("\n" + "\n".join(lines) + f"\n\nplot: {out / 'table.png'}\neverything is in {out}", flush=True)
 

@@ -14,31 +14,31 @@ from typing import Any
 
 import numpy as np
 
-from ecrec_jax import build, evaluate
+from ecrec_jax import build, evaluate, section, source
 from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
 from ecrec_jax.types import Facts
-from experiments import wiring
+from experiments import record, wiring
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
     """The whole way of a run: folder, parts, loop, summary."""
     began = time.perf_counter()
     wiring.compilation_cache()
-    folder = wiring.folder_of(config)
+    folder = record.folder_of(config)
     plan = wiring.plan_of(config)
     wiring.check(config)
-    lock, summary = wiring.open_run(config, folder)
+    lock, summary = record.open_run(config, folder)
     with lock:
         if summary is None:
             stop = wiring.Stop()
             changed = wiring.debugged(config)
             parts = build.build(changed)
-            wiring.same_data(folder, parts.corpus.digest)
+            record.same_data(folder, parts.corpus.digest)
             about = describe(parts, folder)
             loop = Loop(parts, wiring.plan_of(changed), folder, trackers(config, folder), stop)
             summary = loop.run() | about | {"wall_seconds": loop.wall(began)}
-            for tracker in loop.trackers:
+            for tracker in loop.trackers.values():
                 tracker.finish(summary)
             evaluate.write_json(summary, folder / "summary.json")
             plot(folder)
@@ -48,19 +48,19 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def trackers(config: Mapping[str, Any], folder: Path) -> list[Any]:
+def trackers(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Everyone who is told."""
-    made = []
-    for name, section in config["tracker"].items():
-        known = build.arguments(build.target(section, f"tracker.{name}"))
+    made = {}
+    for name, node in config["tracker"].items():
+        known = section.arguments(section.target(node, f"tracker.{name}"))
         given = {key: value for key, value in (("folder", str(folder)), ("config", dict(config))) if key in known}
-        made.append(build.make(section, f"tracker.{name}", Facts(), **given))
+        made[name] = section.make(node, f"tracker.{name}", Facts(), **given)
     return made
 
 
 def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
     """Keep what rebuilds the run, print what a reader wants to know before it starts; numbers for the summary."""
-    build.save_facts(parts.facts, folder)
+    source.save_facts(parts.facts, folder)
     evaluate.write_json({"sha256": parts.corpus.digest, **parts.corpus.report}, folder / "data.json")
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
@@ -69,7 +69,7 @@ def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
     trained, _ = parts.peft.split(parts.parameters)
     decayed = parts.optimizer.decayed(list(trained))
     rows = [(name, tuple(x.shape), name in trained, decayed.get(name, False)) for name, x in parts.parameters.items()]
-    wiring.write_text("\n".join(f"{n}\t{s}\t{t}\t{d}" for n, s, t, d in rows) + "\n", folder / "parameters.tsv")
+    record.write_text("\n".join(f"{n}\t{s}\t{t}\t{d}" for n, s, t, d in rows) + "\n", folder / "parameters.tsv")
     groups: dict[Any, int] = {}
     for name, shape, *flags in rows:
         key = (re.sub(r"\.\d+\.", ".*.", name), shape, *flags)
@@ -99,7 +99,7 @@ def note(folder: Path) -> None:
     import json
 
     old = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["code"]
-    print(f"{folder} is finished" + ("" if old == wiring.code_hash() else "; the code has changed since it was made"))
+    print(f"{folder} is finished" + ("" if old == record.code_hash() else "; the code has changed since it was made"))
 
 
 def plot(folder: Path) -> None:

@@ -12,7 +12,6 @@ from ecrec_jax import build, section
 from ecrec_jax.data.tokenise import cache_folder
 from ecrec_jax.loop import Plan
 from ecrec_jax.types import Facts, InputError
-from experiments.record import code_hash, compared, flatten, folder_of, open_run, same_data, write_text  # noqa: F401 (the commands' too)
 
 NOUNS = ("data", "model", "head", "task", "peft", "gradient", "optimizer", "strategy")
 ROOTS = [field.name for field in dataclasses.fields(Plan)]
@@ -28,7 +27,7 @@ def plan_of(config: Mapping[str, Any]) -> Plan:
     best = config["best"]
     if not isinstance(best, dict) or set(best) != {"metric", "mode"} or best["mode"] not in ("max", "min"):
         raise InputError("best must be {metric: NAME, mode: max or min}")
-    plan = build.make({"_target_": "ecrec_jax.loop.Plan"} | {name: config.get(name) for name in ROOTS}, "", Facts())
+    plan = section.make({"_target_": "ecrec_jax.loop.Plan"} | {name: config.get(name) for name in ROOTS}, "", Facts())
     for name in ("epochs", "steps", "log_every", "save_every", "patience"):
         value = getattr(plan, name)
         if value is not None and value < 1:
@@ -81,7 +80,7 @@ def check(config: Mapping[str, Any]) -> None:
         InputError: they don't; says what to change.
     """
     known(config)
-    task, head, gradient = (build.target(config[name], name) for name in ("task", "head", "gradient"))
+    task, head, gradient = (section.target(config[name], name) for name in ("task", "head", "gradient"))
     names = {name: config[name]["_target_"].rpartition(".")[2] for name in ("task", "head", "gradient", "model")}
     wanted = task.target if isinstance(task.target, str) else ("multi" if config["task"].get("multi_label") else "class")
     if wanted not in head.reads:

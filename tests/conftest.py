@@ -1,10 +1,12 @@
 """Eight simulated devices, offline W&B, a cache of the session's own; set before jax is imported."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"   # the second: quick to compile
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ECREC_CACHE"] = str(Path(tempfile.gettempdir()) / f"ecrec-test-cache-{os.getuid()}")
@@ -12,6 +14,9 @@ os.environ["ECREC_CACHE"] = str(Path(tempfile.gettempdir()) / f"ecrec-test-cache
 import importlib.util
 
 import pytest
+from absl import logging as absl_logging
+
+absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)   # or Hydra's logging setup closes pytest's capture
 
 GOLDEN = Path(__file__).parent / "golden"
 

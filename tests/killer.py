@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from ecrec_jax import checkpoint, evaluate, loop
+from ecrec_jax import checkpoint, evaluate, loop, meter
 from experiments import launch, train
 
 
@@ -55,8 +55,8 @@ def arm(point):
     term = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))  # noqa: E731
     owner, method, act = {
-        "step": (loop.Loop, "count", kill), "save": (checkpoint.Checkpoints, "save", soon), "evaluate": (evaluate, "real", kill),
-        "epoch": (loop.Loop, "epoch", kill), "term": (loop.Loop, "count", term), "term-evaluate": (evaluate, "real", term),
+        "step": (meter.Meter, "took", kill), "save": (checkpoint.Checkpoints, "save", soon), "evaluate": (evaluate, "real", kill),
+        "epoch": (loop.Loop, "epoch", kill), "term": (meter.Meter, "took", term), "term-evaluate": (evaluate, "real", term),
         "disk": (checkpoint.Checkpoints, "save", limit), "summary": (evaluate.json, "dumps", lambda: None)}[name]
     if name == "summary":
         old = evaluate.write_json

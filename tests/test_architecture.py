@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecrec_jax import build
+from ecrec_jax import section
 from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
 PURE = ("block", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
-          ("section", "data", "strategy", "tracker", "checkpoint", "pretrained", "convert", "build", "evaluate", "loop"), ("use",),
+          ("section", "data", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "build", "evaluate",
+           "meter", "loop"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"block", "types"}, "head": {"block", "types"}, "task": {"block", "losses", "metrics", "types"}}
 ALONE = ("model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
@@ -132,7 +133,7 @@ def test_layers(name):
 ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec_jax/tracker/wandb\.py$",
         "orbax": r"ecrec_jax/checkpoint\.py$", "torch": r"$^", "pickle": r"$^", "dill": r"$^", "cloudpickle": r"$^",
         "tensorflow": r"$^", "matplotlib": r"experiments/plot\.py$", "sklearn": r"ecrec_jax/(metrics\.py|use/)",
-        "transformers": r"ecrec_jax/data/tokenise\.py$", "huggingface_hub": r"ecrec_jax/pretrained\.py$",
+        "transformers": r"ecrec_jax/data/tokenise\.py$", "huggingface_hub": r"ecrec_jax/source\.py$",
         "grain": r"$^", "absl": r"$^"}
 
 
@@ -243,9 +244,9 @@ def test_yaml(path):
         return
     node = section_of(noun, path.stem)
     assert node["_target_"].startswith(f"ecrec_jax.{noun}.") and node["_target_"].count(".") == 3
-    cls = build.target(node, noun)
+    cls = section.target(node, noun)
     assert inspect.isclass(cls) and cls.__module__ == node["_target_"].rpartition(".")[0]
-    known = {"_target_", *build.arguments(cls)} | (OWN if noun == "model" else set())
+    known = {"_target_", *section.arguments(cls)} | (OWN if noun == "model" else set())
     assert set(node) <= known, set(node) - known
     if noun == "model":
         assert set(node) >= OWN

@@ -73,8 +73,8 @@ def test_predict_agrees_with_the_predictions_of_the_run(trained, tmp_path):
     rows = table.loc[kept.example, ["title", "text"]]
     for ending in ("csv", "jsonl", "parquet"):
         source, out = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
-        {"csv": lambda: rows.to_csv(source, index=False), "parquet": lambda: rows.to_parquet(source),
-         "jsonl": lambda: rows.to_json(source, orient="records", lines=True)}[ending]()
+        write = {"csv": rows.to_csv, "parquet": rows.to_parquet, "jsonl": rows.to_json}[ending]
+        write(source, **{"csv": {"index": False}, "parquet": {}, "jsonl": {"orient": "records", "lines": True}}[ending])
         assert call("predict", f"run_dir={trained}", f"input={source}", f"output={out}") == 0
         read = {"csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True), "parquet": pd.read_parquet}[ending]
         found = read(out)
@@ -86,7 +86,7 @@ def test_predict_agrees_with_the_predictions_of_the_run(trained, tmp_path):
 @pytest.mark.parametrize("format", ["hf", "hf_flax"])
 def test_export_is_what_was_trained(trained, tmp_path, format):
     assert call("export", f"run_dir={trained}", f"format={format}", f"out={tmp_path / 'out'}") == 0
-    ours, theirs = pretrained.load(str(trained), "sequence_classification"), pretrained.load(str(tmp_path / "out"), "sequence_classification")
+    ours, theirs = (pretrained.load(str(path), "sequence_classification") for path in (trained, tmp_path / "out"))
     assert not ours.report["new"] and not theirs.report["new"] and not theirs.report["unread"]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["id2label"]["1"] == "Dresses" and config["architectures"] == ["BertForSequenceClassification"]
@@ -121,12 +121,14 @@ def test_overfit(tmp_path):
 
 
 def test_table(tmp_path, capsys):
-    small = ",".join([*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"])
-    rows = f"""table.rows=[{{name: pre, hidden: true, command: train, overrides: [experiment=pretrain,{quote(small)}]}},
-        {{name: majority, command: baseline, seeds: [0], overrides: [experiment=sentiment, baseline=majority]}},
-        {{name: from it, command: train, from: pre, overrides: [experiment=sentiment,{quote(small)}]}},
-        {{name: broken, command: train, overrides: [experiment=classify, data.path=nowhere.csv]}}]"""
-    words = ["table=quickstart", rows.replace("\n", " "), f"out={tmp_path / 'table'}"]
+    row = lambda name, words, command="train", more="": (  # noqa: E731
+        f"{{name: {name}, command: {command}, {more} overrides: [{', '.join(repr(w) for w in words)}]}}")
+    small = [*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"]
+    rows = [row("pre", ["experiment=pretrain", *small], more="hidden: true,"),
+            row("majority", ["experiment=sentiment", "baseline=majority"], "baseline", "seeds: [0],"),
+            row("from it", ["experiment=sentiment", *small], more="from: pre,"),
+            row("broken", ["experiment=classify", "data.path=nowhere.csv"])]
+    words = ["table=quickstart", f"table.rows=[{', '.join(rows)}]", f"out={tmp_path / 'table'}"]
     assert call("table", *words) == 1
     said = capsys.readouterr().out
     text = (tmp_path / "table" / "table.md").read_text()
@@ -143,9 +145,3 @@ def test_table(tmp_path, capsys):
     assert call("table", *words) == 1                                        # what is done is skipped
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("summary.json")}
     assert "| from it† | 2" in (tmp_path / "table" / "table.md").read_text()
-
-
-def quote(words):
-    """A list of overrides as YAML strings inside Hydra's grammar."""
-    parts = words.replace("tracker=[jsonl]", "tracker=[jsonl]").split(",")
-    return ", ".join(f"'{part}'" for part in parts)

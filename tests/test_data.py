@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ecrec_jax import build
 from ecrec_jax.data import clean, read, tokenise
+from ecrec_jax.section import make
 from ecrec_jax.types import Facts, InputError
 from tests.conftest import GOLDEN
 
@@ -23,8 +23,8 @@ ROWS = [{"text": "soft, warm", "label": "good"}, {"text": 'a "quote"', "label": 
 
 def text(path, **changes):
     """conf/data/file.yaml as an object, with some keys changed."""
-    section = yaml.safe_load(FILE.read_text()) | {"path": str(path), "root": "data"} | changes
-    return build.make(section, "data", Facts())
+    node = yaml.safe_load(FILE.read_text()) | {"path": str(path), "root": "data"} | changes
+    return make(node, "data", Facts())
 
 
 def load(path, max_length=32, **changes):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ecrec_jax import build, convert, pretrained
+from ecrec_jax import convert, pretrained, source
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data import tokenise
 from ecrec_jax.types import Facts, InputError, State
@@ -53,13 +53,13 @@ def test_save_refuses(tmp_path):
 
 def test_a_run_is_a_checkpoint(tmp_path):
     """Its best weights, its way of pooling, its labels and its tokenizer."""
-    source = pretrained.read(str(CLASSIFIER))
-    weights = {name: x for name, x in source.tensors.items() if "pooler" not in name}
+    given = source.read(str(CLASSIFIER))
+    weights = {name: x for name, x in given.tensors.items() if "pooler" not in name}
     run = tmp_path / "run"
     shutil.copytree(CLASSIFIER, run / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
     (run / "config.yaml").write_text(yaml.safe_dump({
         "peft": {"_target_": "ecrec_jax.peft.full.Full"}, "best": {"mode": "max"}, "head": {"pooling": "mean"}}))
-    build.save_facts(Facts(**source.facts, labels=("bad", "fair", "good")), run)
+    source.save_facts(Facts(**given.facts, labels=("bad", "fair", "good")), run)
     with Checkpoints(run / "checkpoints", "max") as kept:
         for step, value in ((1, 0.9), (2, 0.1)):
             scaled = {name: x * (1 if step == 1 else 2) for name, x in weights.items()}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments import launch
@@ -27,6 +28,7 @@ def restored(monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)   # Hydra makes it close pytest's otherwise
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -113,7 +115,7 @@ MISTAKES = [
     ("optimizer.learning_rate=-1", "optimizer.learning_rate ", "negative"),
     ("optimizer.learning_rate=${nothing}", "optimizer.learning_rate", "nothing"),
     ("optimizer.schedule=zigzag", "optimizer.schedule ", "'zigzag'", "linear, cosine, constant"),
-    ("optimizer.warmup=2", "optimizer.warmup ", "share"),
+    ("optimizer.warmup=2", "optimizer.warmup ", "below 1"),
     ("optimizer.decay=[]", "optimizer.decay", "classifier.kernel"),
     ("data.batch_size=1.5", "data.batch_size ", "1.5", "a whole number"),
     ("data.batch_size=true", "data.batch_size ", "true", "a whole number"),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecrec_jax import build, evaluate
+from ecrec_jax import evaluate, section
 from ecrec_jax.step import make_columns, make_step
 from ecrec_jax.types import Facts, Noise, State
 from tests import world
@@ -107,7 +107,7 @@ def test_gradient_equals_plain(gradient, count):
 @pytest.mark.parametrize("optimizer", world.names("optimizer"))
 def test_optimizer_decays_by_exactly_rate_times_decay(optimizer, schedule):
     known = dataclasses.replace(Facts(), steps=10)
-    made = build.make(world.section_of("optimizer", optimizer) | {"learning_rate": 0.1, "weight_decay": 0.5, "schedule": schedule,
+    made = section.make(world.section_of("optimizer", optimizer) | {"learning_rate": 0.1, "weight_decay": 0.5, "schedule": schedule,
                       "warmup": 0.2}, "optimizer", known)
     names = ["model.a.kernel", "model.a.bias", "model.LayerNorm.scale", "model.e.embedding", "head.bias"]
     trained = {name: jnp.full((3, 2), 2.0) for name in names}
@@ -213,18 +213,18 @@ def test_every_strategy_lowers_for_cpu_cuda_and_tpu():
 @pytest.mark.parametrize("name", world.names("tracker"))
 def test_tracker(name, tmp_path, capsys):
     cls = world.classes("tracker")[name]
-    known = build.arguments(cls)
+    known = section.arguments(cls)
     given = {k: x for k, x in (("folder", str(tmp_path)), ("config", {"a": 1})) if k in known}
-    make = lambda: build.make(world.section_of("tracker", name), "tracker", Facts(), **given)  # noqa: E731
+    make = lambda: section.make(world.section_of("tracker", name), "tracker", Facts(), **given)  # noqa: E731
     tracker = make()
-    tracker.start(0, 10, {}, {})
+    tracker.start(0, 10, {})
     tracker.log(1, {"train/loss": 1.0})
     saved = json.loads(json.dumps(tracker.state()))
     tracker.log(2, {"train/loss": 0.5})
     tracker.log(2, {"valid/accuracy": 0.5})
     tracker.finish({"test/accuracy": 0.25})
     tracker = make()                                     # goes on from the saved place
-    tracker.start(1, 10, {}, saved)
+    tracker.start(1, 10, saved)
     tracker.log(2, {"train/loss": 0.75})
     tracker.finish({})
     if name == "jsonl":

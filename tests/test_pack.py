@@ -11,6 +11,7 @@ import yaml
 from ecrec_jax import build
 from ecrec_jax.data import feed, pack
 from ecrec_jax.data.feed import Feed
+from ecrec_jax.section import make
 from ecrec_jax.types import Example, Facts, InputError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -19,7 +20,7 @@ FACTS = Facts(vocabulary=60, mask_id=7, cls_id=2, special_ids=SPECIAL, labels=("
 TASKS = ["classification", "regression", "masked_lm", "contrastive"]
 
 
-def section(noun, *names):
+def node(noun, *names):
     """The yamls of a noun merged, the last one wins."""
     merged = {}
     for name in names:
@@ -28,7 +29,7 @@ def section(noun, *names):
 
 
 def task_of(name, facts=FACTS):
-    return build.make(section("task", name), "task", facts)
+    return make(node("task", name), "task", facts)
 
 
 def examples_of(task, count, seed, longest=40):
@@ -172,7 +173,7 @@ def test_starting_at_k_skips_k(task):
 @pytest.fixture(scope="session")
 def reviews():
     """The training split of the women's clothing reviews, as reviews_sentiment has it."""
-    data = build.make(section("data", "file", "reviews", "reviews_sentiment") | {"root": "data"}, "data", Facts())
+    data = make(node("data", "file", "reviews", "reviews_sentiment") | {"root": "data"}, "data", Facts())
     corpus = data.load(str(build.ASSETS / "bert_uncased"), data.max_length)
     facts = Facts(**corpus.facts)
     return data, corpus, Feed(corpus.examples["train"], task_of("classification", facts), None)
@@ -245,7 +246,7 @@ def test_masking_counts_and_shares():
 
 
 def test_random_tokens_are_all_ordinary_ones():
-    task = build.make(section("task", "masked_lm") | {"rate": 0.9, "masked": 0.0, "random": 1.0}, "task", FACTS)
+    task = make(node("task", "masked_lm") | {"rate": 0.9, "masked": 0.0, "random": 1.0}, "task", FACTS)
     example = Example(np.full(60000, 10, "i4"), np.zeros(60000, "i4"), 0, 0)
     found = task.prepare(example, np.random.default_rng(0))
     counts = np.bincount(found["tokens"][found["slot"]], minlength=60)

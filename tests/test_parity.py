@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecrec_jax import convert, losses, net, pretrained
+from ecrec_jax import convert, losses, net, pretrained, source
 from ecrec_jax.block import Factored
 from ecrec_jax.data import pack, tokenise
 from tests.conftest import GOLDEN
@@ -119,7 +119,7 @@ def test_minilm(minilm, packed):
     given = np.load(GOLDEN / "minilm" / "golden.npz")
     mask = given["attention_mask"].astype(bool)
     texts = (GOLDEN / "minilm" / "texts.txt").read_text(encoding="utf-8").splitlines()
-    folder = str(pretrained.locate(minilm))
+    folder = str(source.locate(minilm))
     ragged = tokenise.tokenise(folder, texts, None, 512)
     assert all(ragged[i][0].tolist() == given["input_ids"][i][mask[i]].tolist() for i in range(len(texts)))
     batch = lay(given["input_ids"], np.zeros_like(given["input_ids"]), mask, [[0]] * 6, [[0]] * 6, packed)

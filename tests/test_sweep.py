@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
-from ecrec_jax import build
+from ecrec_jax import section
 from ecrec_jax.types import Facts
-from experiments import launch, wiring
+from experiments import launch, record, wiring
 from tests.world import composed
 
 SWEEPS = sorted((Path(launch.CONF).parent / "sweeps").glob("*.yaml"))
@@ -44,14 +44,14 @@ def fixed(sweep):
 
 def leaves(config):
     """The dotted names of a config."""
-    return set(wiring.compared(config)) | {"run_dir"}
+    return set(record.compared(config)) | {"run_dir"}
 
 
 def metrics_of(config):
     """The names that a run logs at a validation: those of its task on made-up columns, and the loss."""
     names = ("a", "b")
     facts = Facts(labels=names, class_counts=(1, 1), center=0.0, scale=1.0, cls_id=1, mask_id=2, special_ids=(0, 1), vocabulary=9)
-    task, random = build.make(config["task"], "task", facts), np.random.default_rng(0)
+    task, random = section.make(config["task"], "task", facts), np.random.default_rng(0)
     columns = {"class": {"label": np.arange(20) % 2, "scores": random.dirichlet([1, 1], 20)},
                "multi": {"label": random.integers(0, 2, (20, 2)), "scores": random.random((20, 2))},
                "number": {"label": random.normal(size=20), "scores": random.normal(size=20)},
@@ -97,7 +97,7 @@ def test_values(path):
             wiring.check(config)
             wiring.plan_of(config)
             if key not in groups():
-                assert str(wiring.flatten(config)[key]) == value
+                assert str(record.flatten(config)[key]) == value
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

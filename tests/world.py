@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from ecrec_jax import build
+from ecrec_jax import build, section
 from ecrec_jax.data import pack
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.step import make_step
@@ -39,7 +39,7 @@ def composed(*overrides, name="train"):
 @cache
 def classes(noun):
     """name -> class, of every yaml of a noun (yamls that only refine another share its class)."""
-    return {name: build.target(section_of(noun, name), noun) for name in names(noun)}
+    return {name: section.target(section_of(noun, name), noun) for name in names(noun)}
 
 
 def section_of(noun, name):
@@ -91,7 +91,7 @@ def parts(task, *overrides, seed=0):
                       *SMALL, f"seed={seed}", *overrides)
     known = dataclasses.replace(facts(task), pooler=config["head"].get("pooling") == "cls")
     made = build.network(config, known, str(GOLDEN), None)
-    return dataclasses.replace(made, optimizer=build.make(config["optimizer"], "optimizer", known))
+    return dataclasses.replace(made, optimizer=section.make(config["optimizer"], "optimizer", known))
 
 
 def feed(task_object, task, count=40, rows=13, seed=0, alone=False):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ecrec_jax.data import read, tokenise
 from ecrec_jax.data.clean import clean
+from ecrec_jax.data.split import draw, is_number, natural, number
 from ecrec_jax.types import Example, InputError
 
 SPLITS = ("train", "valid", "test")
@@ -29,8 +30,8 @@ class Corpus:
 class Text:
     """A table of texts.
 
-    `target`: class (one name), multi (several, joined by `label_separator`), number, none. `join` text columns are
-    read as one text. Splits come from `split_column`, or are drawn once from `split_seed`, stratified by
+    `target`: class (one name), multi (several, joined by `label_separator`), number, none. Several text columns are read
+    as one text. Splits come from `split_column`, or are drawn once from `split_seed`, stratified by
     `stratify_column` (default: the label) over all rows of the file, so that tasks on one file share their test set.
     """
 
@@ -62,7 +63,7 @@ class Text:
             raise InputError(f"data.train_fraction {self.train_fraction} must be above 0 and at most 1")
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
-        for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1)):
+        for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1), ("split_seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"data.{name} {value} is too small")
@@ -181,31 +182,3 @@ class Text:
         values = np.array([float(x) if is_number(x) else np.nan for x in raw])
         edges = np.nanquantile(values, np.linspace(0.1, 0.9, 9))
         return [str(k) for k in np.searchsorted(edges, values)]
-
-
-def draw(pool: list[int], strata: list[str], fraction: float, seed: int) -> list[int]:
-    """A stratified share of the pool: shuffled, sorted by stratum, every 1/fraction-th taken."""
-    order = np.random.default_rng(seed).permutation(len(pool))
-    order = order[np.argsort(np.array(strata)[order], kind="stable")] if len(pool) else order
-    steps = np.floor(np.arange(len(pool) + 1) * fraction + 0.5)
-    return [pool[i] for i in order[np.diff(steps) > 0]]
-
-
-def is_number(text: str) -> bool:
-    """Whether float() reads it as a finite number."""
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
-
-
-def number(text: str, where: str) -> float:
-    """The number a cell holds."""
-    if not is_number(text):
-        raise InputError(f"{where}: label {text!r} is not a number")
-    return float(text)
-
-
-def natural(name: str) -> tuple[int, float, str]:
-    """Numbers in order of size, then names in order of the alphabet."""
-    return (0, float(name), name) if is_number(name) else (1, 0.0, name)

@@ -1,5 +1,7 @@
 """Class logits of each slot: binary, multi-class and multi-label alike."""
 
+from typing import Literal
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -12,8 +14,8 @@ class Classify(nnx.Module):
 
     reads = ("class", "multi")
 
-    def __init__(self, width: int, labels: tuple[str, ...], pooling: str, dropout: float, initializer_range: float,
-                 rngs: nnx.Rngs):
+    def __init__(self, width: int, labels: tuple[str, ...], pooling: Literal["cls", "mean"], dropout: float,
+                 initializer_range: float, rngs: nnx.Rngs):
         self.classifier = linear(width, len(labels), initializer_range, rngs)
         self.pooling, self.dropout = pooling, dropout
 

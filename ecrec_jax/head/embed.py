@@ -1,5 +1,7 @@
 """A unit vector a slot."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,7 +16,7 @@ class Embed(nnx.Module):
 
     reads = ("vector",)
 
-    def __init__(self, pooling: str):
+    def __init__(self, pooling: Literal["mean", "cls", "first"]):
         self.pooling = pooling
 
     def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,

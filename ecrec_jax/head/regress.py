@@ -1,5 +1,7 @@
 """One number a slot, in the units of the labels."""
 
+from typing import Literal
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -12,8 +14,8 @@ class Regress(nnx.Module):
 
     reads = ("number",)
 
-    def __init__(self, width: int, pooling: str, dropout: float, initializer_range: float, center: float, scale: float,
-                 rngs: nnx.Rngs):
+    def __init__(self, width: int, pooling: Literal["cls", "mean"], dropout: float, initializer_range: float,
+                 center: float, scale: float, rngs: nnx.Rngs):
         self.classifier = linear(width, 1, initializer_range, rngs)
         self.pooling, self.dropout, self.center, self.scale = pooling, dropout, center, scale
 

@@ -106,12 +106,20 @@ class Bert(nnx.Module):
     """The encoder. Attention stays inside a segment, so that several examples may share a row.
 
     Raises:
-        InputError: `width` is no multiple of `heads`.
+        InputError: a size below 1, a rate outside [0, 1), or a `width` that is no multiple of `heads`.
     """
 
     def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
                  feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
                  initializer_range: float, pooler: bool, rngs: nnx.Rngs):
+        sizes = {"vocabulary": vocabulary, "positions": positions, "types": types, "width": width, "depth": depth, "heads": heads,
+                 "feed_forward": feed_forward}
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"model.{name} is {size}, must be at least 1")
+        for name, rate in (("dropout", dropout), ("attention_dropout", attention_dropout)):
+            if not 0 <= rate < 1:
+                raise InputError(f"model.{name} is {rate}, must be 0 or more, below 1")
         if width % heads:
             raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
         spread = initializer_range

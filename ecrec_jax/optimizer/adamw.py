@@ -30,10 +30,12 @@ class Adamw:
     steps: int
 
     def __post_init__(self):
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"optimizer.warmup {self.warmup} is a share of all steps: 0 or more, below 1")
-        if self.learning_rate < 0:
-            raise InputError(f"optimizer.learning_rate {self.learning_rate} must not be negative")
+        for name in ("warmup", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"optimizer.{name} is {getattr(self, name)}, must be 0 or more, below 1")
+        for name in ("learning_rate", "weight_decay", "epsilon", "clip"):
+            if (getattr(self, name) or 0) < 0 or (name == "clip" and self.clip == 0):
+                raise InputError(f"optimizer.{name} is {getattr(self, name)}, must not be negative")
 
     def factor(self, step: Any) -> Float[Array, ""]:
         """What the rate is multiplied by at a step: up linearly during warm-up, then as the schedule says; clamped."""

@@ -28,6 +28,8 @@ class Classification:
     couples_rows = False
 
     def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"task.label_smoothing is {self.label_smoothing}, must be 0 or more, below 1")
         if isinstance(self.class_weights, list) and len(self.class_weights) != len(self.labels):
             raise InputError(f"task.class_weights has {len(self.class_weights)} numbers, the data has "
                              f"{len(self.labels)} classes: {', '.join(self.labels)}")

@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ecrec_jax.types import InputError
+
 SHOWN = {"train/loss": "loss", "train/learning_rate": "lr", "train/gradient_norm": "grad", "train/examples_per_second": "ex/s"}
 
 
@@ -13,9 +15,11 @@ class Console:
     """`lines_every`: away from a terminal, print training values every so many logs."""
 
     def __init__(self, lines_every: int):
+        if lines_every < 1:
+            raise InputError(f"tracker.console.lines_every is {lines_every}, must be at least 1")
         self.lines_every = lines_every
 
-    def start(self, step: int, total: int, about: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    def start(self, step: int, total: int, saved: Mapping[str, Any]) -> None:
         """Show the bar."""
         self.bar = tqdm(total=total, initial=step, unit="step", disable=None, dynamic_ncols=True, file=sys.stderr)
         self.logs = 0

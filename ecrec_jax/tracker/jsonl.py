@@ -13,7 +13,7 @@ class Jsonl:
     def __init__(self, folder: str):
         self.path = Path(folder) / "metrics.jsonl"
 
-    def start(self, step: int, total: int, about: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    def start(self, step: int, total: int, saved: Mapping[str, Any]) -> None:
         """Open, cut to the saved length."""
         self.file = open(self.path, "ab")  # noqa: SIM115 (held open for the run)
         self.file.truncate(min(int(saved.get("bytes", 0)), self.file.tell()))

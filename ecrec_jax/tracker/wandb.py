@@ -20,7 +20,7 @@ class Wandb:
         if os.environ.get("WANDB_SWEEP_ID") and self.mode != "online":
             raise InputError("tracker.wandb.mode: a sweep needs W&B online; run `wandb login`, or leave the sweep")
 
-    def start(self, step: int, total: int, about: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    def start(self, step: int, total: int, saved: Mapping[str, Any]) -> None:
         """Open the run, or open it again."""
         import wandb
 

@@ -1,0 +1,141 @@
+"""What a folder holds: a run of ours or Hugging Face files, read strictly and fitted to a net."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ecrec_jax import convert
+from ecrec_jax.checkpoint import Checkpoints
+from ecrec_jax.data.read import inside_package
+from ecrec_jax.section import make
+from ecrec_jax.types import Facts, InputError, Parameters
+
+OPTIONAL = "model.pooler."   # what a BERT checkpoint may lack or have in excess
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that was read: facts from its config, arrays under our names, its folder and label names."""
+
+    folder: Path
+    facts: dict[str, Any]
+    tensors: Parameters
+    labels: tuple[str, ...] | None
+    pooling: str = "cls"   # how its classifier reads a text
+
+
+def locate(reference: str) -> Path:
+    """The folder of a checkpoint: a local one, `package:PACKAGE/sub/folder`, or a hub id (downloaded).
+
+    Raises:
+        InputError: nothing there; says what was tried.
+    """
+    if reference.startswith("package:"):
+        return inside_package(reference.removeprefix("package:"), "model.checkpoint")
+    if Path(reference).is_dir():
+        return Path(reference)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference) or ".." in reference:
+        raise InputError(f"model.checkpoint: {reference} is no folder, and can't be a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(reference, allow_patterns=["*.json", "*.safetensors", "flax_model.msgpack", "vocab.txt"]))
+    except Exception as error:  # noqa: BLE001 (offline, unknown, forbidden: one sentence for all)
+        raise InputError(f"model.checkpoint: {reference} is no local folder, and the hub could not give it "
+                         f"({type(error).__name__}); download it elsewhere and set model.checkpoint=/path/to/folder") from None
+
+
+def read(reference: str) -> Source:
+    """Read a checkpoint: a folder of Hugging Face files, a run of ours (its best weights), a package's, or a hub id.
+
+    Raises:
+        InputError: it can't be found or read, or is not a BERT encoder as implemented here.
+    """
+    folder = locate(reference)
+    if (folder / "facts.json").is_file():
+        facts = load_facts(folder)
+        if facts.width is None:
+            raise InputError(f"{folder}: the run has no model")
+        tensors, head = best(folder), load_config(folder)["head"]
+        pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
+        return Source(folder, {key: getattr(facts, key) for key in convert.CONFIG}, tensors, facts.labels, pooling)
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{folder}: no config.json") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not a JSON object")
+    facts = convert.facts_of(config, str(path))
+    tensors = convert.read_tensors(folder)
+    names = config.get("id2label") if "head.classifier.kernel" in tensors else None
+    if names and set(names) != {str(i) for i in range(len(names))}:
+        raise InputError(f"{path}: id2label does not number the classes from 0")
+    labels = tuple(names[str(i)] for i in range(len(names))) if names else None
+    return Source(folder, facts | {"tied": "head.decoder.kernel" not in tensors}, tensors, labels)
+
+
+def best(folder: Path) -> Parameters:
+    """All parameters of a run's best checkpoint, frozen ones included."""
+    config = load_config(folder)
+    peft = make(config["peft"], "peft", Facts())
+    with Checkpoints(folder / "checkpoints", config["best"]["mode"]) as kept:
+        trained, constant = kept.best()
+    return {name: np.asarray(x) for name, x in peft.merge(trained, constant).items()}
+
+
+def fit(target: Parameters, source: Source, new_head: bool = False) -> tuple[Parameters, dict[str, list[str]]]:
+    """The target's arrays, replaced by the source's: (parameters, {"new": …, "unread": …}).
+
+    Every name of both sides is accounted for. A head that isn't asked for is left unread; a head or pooler that the
+    checkpoint lacks keeps its initial values; both are listed.
+
+    Raises:
+        InputError: anything else that doesn't match, all of it in one sentence.
+    """
+    tensors = {k: v for k, v in source.tensors.items() if not (new_head and k.startswith("head."))}
+    headed = any(name in tensors for name in target if name.startswith("head."))
+    may_be_new = lambda name: name.startswith(OPTIONAL) or (name.startswith("head.") and not headed)  # noqa: E731
+    may_be_unread = lambda name: name.startswith((OPTIONAL, "head."))  # noqa: E731
+    new, unread = [k for k in target if k not in tensors], [k for k in source.tensors if k not in target or k not in tensors]
+    wrong = [f"{k} is missing" for k in new if not may_be_new(k)]
+    wrong += [f"{k} is not known" for k in unread if not may_be_unread(k)]
+    wrong += [f"{k} has shape {tensors[k].shape}, {target[k].shape} is needed" for k in target
+              if k in tensors and tensors[k].shape != target[k].shape]
+    if wrong:
+        hint = "; model.new_head=true starts a new head" if any(w.startswith("head.") for w in wrong) else ""
+        raise InputError(f"{source.folder} does not fit: {'; '.join(wrong)}{hint}")
+    return {k: tensors.get(k, target[k]) for k in target}, {"new": new, "unread": unread}
+
+
+def save_facts(facts: Facts, folder: Path) -> None:
+    """facts.json, whole or not at all."""
+    part = folder / ".facts.json.part"
+    part.write_text(json.dumps(dataclasses.asdict(facts), ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(part, folder / "facts.json")
+
+
+def load_facts(folder: Path) -> Facts:
+    """What `save_facts` wrote."""
+    raw = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    return Facts(**{name: tuple(x) if isinstance(x, list) else x for name, x in raw.items()})
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The config of a run.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"run_dir: {folder} holds no run (no config.yaml)")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,90 @@
+"""One run of a table: a process of its own, whose folder follows from what it is."""
+
+import ctypes
+import dataclasses
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.record import code_hash
+
+
+@dataclasses.dataclass
+class Cell:
+    """One run of a row: its folder follows from what it is, so a changed row never meets an old folder."""
+
+    row: str
+    seed: int
+    command: str
+    overrides: list[str]
+    folder: Path
+    source: "Cell | None"
+    error: str | None = None
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the run reported; None while it isn't finished."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def stale(self) -> bool:
+        """Whether other code made it."""
+        made = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["code"]
+        return made != code_hash()
+
+
+def run(cell: Cell) -> None:
+    """Make one cell in a process of its own; what it prints goes to its folder. A failure becomes the cell's text."""
+    if cell.source is not None:
+        if cell.source.error:
+            cell.error = f"{cell.source.row} failed"
+            return
+        out = cell.source.folder / "export"
+        if not out.exists():
+            call(["experiments.export", f"run_dir={cell.source.folder}", "format=hf_flax", f"out={out}"], cell)
+    if cell.error is None:
+        call([f"experiments.{cell.command}", *cell.overrides, f"run_dir={cell.folder}"], cell)
+
+
+def call(words: list[str], cell: Cell) -> None:
+    """A command of ours as a child that stops when we do. Keys with `=` in their value are safe: values are paths."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    wait_for(cell.folder / ".lock")
+    with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
+        child = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM) if sys.platform == "linux" else None)
+        try:
+            last = follow(child, log)
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+    if child.returncode:
+        cell.error = last or f"exit code {child.returncode}"
+
+
+def follow(child: subprocess.Popen, log: Any) -> str:
+    """Keep what a child prints, show its steps; the last line it said."""
+    last = ""
+    for line in child.stdout:
+        log.write(line)
+        last = line.strip() or last
+        if line.startswith("step "):
+            print(f"    {line.rstrip()[:110]}", flush=True)
+    child.wait()
+    return last.removeprefix("error: ")
+
+
+def wait_for(lock: Path, seconds: float = 60) -> None:
+    """Until a process that is just being stopped has let go of a run."""
+    end = time.monotonic() + seconds
+    while lock.exists() and time.monotonic() < end:
+        with open(lock) as file:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.5)
