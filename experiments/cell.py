@@ -1,10 +1,9 @@
 """One run of a table: a process of its own, whose folder follows from what it is."""
 
-import ctypes
 import dataclasses
 import fcntl
 import json
-import signal
+import os
 import subprocess
 import sys
 import time
@@ -56,7 +55,7 @@ def call(words: list[str], cell: Cell) -> None:
     wait_for(cell.folder / ".lock")
     with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
         child = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM) if sys.platform == "linux" else None)
+                                 env=os.environ | {"ECREC_PARENT": str(os.getpid())})
         try:
             last = follow(child, log)
         except BaseException:

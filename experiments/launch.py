@@ -1,8 +1,10 @@
 """How every command starts and ends: huge pages, Hydra, one sentence for a mistake."""
 
+import ctypes
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +26,19 @@ def huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def stop_with_parent() -> None:
+    """As a cell of a table: get SIGTERM when the table's process is gone, so that no orphan works on."""
+    parent = os.environ.pop("ECREC_PARENT", None)
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)   # PR_SET_PDEATHSIG
+        if os.getppid() != int(parent):
+            sys.exit(1)
+
+
 def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
     """Compose conf/NAME.yaml with the command line and call `command`; exit 2 with a sentence if the input is wrong."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    stop_with_parent()
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException

@@ -1,0 +1,209 @@
+"""Losses against their formulas in float64, metrics against numbers derived by hand, blocks against what they promise."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecrec_jax import block, losses, metrics
+from ecrec_jax.task.classification import Classification
+from ecrec_jax.task.regression import Regression
+from ecrec_jax.types import Example, InputError, Noise
+from tests import world
+
+RNG = np.random.default_rng(0)
+LOGITS, LABEL = RNG.normal(size=(4, 5, 7)) * 3, RNG.integers(0, 7, (4, 5))
+
+
+def softmax_loss(logits, target):
+    """−Σ target · log softmax, float64."""
+    normal = logits - logits.max(-1, keepdims=True)
+    return -(target * (normal - np.log(np.exp(normal).sum(-1, keepdims=True)))).sum(-1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_cross_entropy(smoothing):
+    target = (1 - smoothing) * np.eye(7)[LABEL] + smoothing / 7
+    found = losses.cross_entropy(jnp.asarray(LOGITS, "f4"), jnp.asarray(LABEL), smoothing)
+    np.testing.assert_allclose(found, softmax_loss(LOGITS, target), rtol=2e-6, atol=1e-6)
+
+
+def test_factored_cross_entropy_is_the_plain_one():
+    query, table, bias = RNG.normal(size=(4, 5, 6)), RNG.normal(size=(7, 6)), RNG.normal(size=7)
+    outputs = block.Factored(*(jnp.asarray(x, "f4") for x in (query, table, bias)))
+    np.testing.assert_allclose(losses.factored_cross_entropy(outputs, jnp.asarray(LABEL)),
+                               softmax_loss(query @ table.T + bias, np.eye(7)[LABEL]), rtol=1e-5)
+    np.testing.assert_allclose(outputs.at(jnp.asarray(LABEL)[..., None])[..., 0],
+                               np.take_along_axis(np.asarray(outputs.logits()), LABEL[..., None], -1)[..., 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_binary_cross_entropy(smoothing):
+    label = RNG.integers(0, 2, LOGITS.shape)
+    target, chance = label * (1 - smoothing) + smoothing / 2, 1 / (1 + np.exp(-LOGITS))
+    wanted = -(target * np.log(chance) + (1 - target) * np.log(1 - chance)).mean(-1)
+    found = losses.binary_cross_entropy(jnp.asarray(LOGITS, "f4"), jnp.asarray(label, "f4"), smoothing)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert np.isfinite(losses.binary_cross_entropy(jnp.full((1, 1, 1), 1e4), jnp.zeros((1, 1, 1)))).all()
+
+
+def test_squared_error_is_in_units_of_the_spread():
+    found = losses.squared_error(jnp.array([[5.0]]), jnp.array([[2.0]]), 1.5)
+    assert float(found[0, 0]) == 4.0   # ((5 − 2) / 1.5)²
+
+
+def test_info_nce():
+    vector = RNG.normal(size=(6, 4))
+    vector /= np.linalg.norm(vector, axis=1, keepdims=True)
+    pair, other = np.array([0, 0, 1, 1, 2, 3]), ~np.eye(6, dtype=bool)
+    found = np.asarray(losses.info_nce(jnp.asarray(vector, "f4"), jnp.asarray(vector, "f4"), jnp.asarray(pair[:, None] == pair),
+                                       jnp.asarray(other), 0.1))
+    score = np.exp(vector @ vector.T / 0.1)
+    for i, partner in enumerate([1, 0, 3, 2]):
+        assert found[i] == pytest.approx(-math.log(score[i, partner] / score[i][other[i]].sum()), rel=1e-4)
+    assert found[4] == found[5] == 0   # no partner: nothing to learn
+
+
+def test_class_weights_weigh_the_mean():
+    """Balanced: 5 + 3 + 2 examples, so 10/(3·5), 10/(3·3), 10/(3·2)."""
+    task = Classification(False, 0.0, "balanced", ("a", "b", "c"), (5, 3, 2))
+    np.testing.assert_allclose(task.weight(), [10 / 15, 10 / 9, 10 / 6], rtol=1e-6)
+    prepared = task.prepare(Example(np.arange(4, dtype="i4"), np.zeros(4, "i4"), 2, 0), np.random.default_rng(0))
+    assert prepared["weight"][0] == np.float32(10 / 6) and prepared["slot"][0] == 0
+    with pytest.raises(InputError, match=r"task\.class_weights has 2 numbers"):
+        Classification(False, 0.0, [1.0, 2.0], ("a", "b", "c"), (5, 3, 2))
+
+
+def test_normalised_weights_sum_to_one_and_zero_stays():
+    weight = jnp.array([[1.0, 3.0], [0.0, 4.0]])
+    assert float(block.normalise(weight, lambda x: x).sum()) == 1.0
+    assert float(block.normalise(weight, lambda x: 2 * x).sum()) == 0.5      # two devices with equal shares
+    assert (block.normalise(0 * weight, lambda x: x) == 0).all()
+
+
+def test_classification_metrics():
+    """Labels 0 0 0 1 1 2, predicted 0 0 1 1 0 1: hits 2 + 1 + 0 of 6.
+
+    Class 0: precision 2/3, recall 2/3, F1 2/3. Class 1: precision 1/3, recall 1/2, F1 2/5. Class 2: 0.
+    Macro F1 = (2/3 + 2/5) / 3 = 16/45; weighted = (3 · 2/3 + 2 · 2/5) / 6 = 7/15; micro = accuracy = 1/2.
+    MCC = (c·s − Σ p·t) / √((s² − Σ p²)(s² − Σ t²)) = (18 − 15) / √(18 · 22), p = (3, 3, 0), t = (3, 2, 1).
+    """
+    scores = np.eye(3)[[0, 0, 1, 1, 0, 1]] * 0.8 + 0.1 / 1.5
+    found = metrics.classification(np.array([0, 0, 0, 1, 1, 2]), scores, ("a", "b", "c"))
+    wanted = {"accuracy": 1 / 2, "macro_f1": 16 / 45, "weighted_f1": 7 / 15, "micro_f1": 1 / 2, "mcc": 3 / math.sqrt(18 * 22)}
+    assert {k: found[k] for k in wanted} == pytest.approx(wanted)
+    assert found["confusion_matrix"] == [[2, 1, 0], [1, 1, 0], [0, 1, 0]]
+    assert found["per_class"]["b"] == pytest.approx({"precision": 1 / 3, "recall": 1 / 2, "f1": 2 / 5, "support": 2})
+
+
+def test_roc_auc_of_two_classes():
+    """Scores of the positives .9 .4, of the negatives .5 .1: three of four pairs are in order."""
+    high = np.array([0.9, 0.5, 0.4, 0.1])
+    assert metrics.classification(np.array([1, 0, 1, 0]), np.stack([1 - high, high], 1), ("n", "y"))["roc_auc"] == 0.75
+    assert "roc_auc" not in metrics.classification(np.array([1, 1]), np.array([[0.5, 0.5]] * 2), ("n", "y"))
+
+
+def test_multi_label_metrics():
+    """Two texts, two labels: one text fully right; label a: F1 1, label b: one missed of one, F1 0."""
+    found = metrics.multi_label(np.array([[1, 0], [0, 1]]), np.array([[0.9, 0.1], [0.2, 0.3]]), ("a", "b"))
+    assert found["accuracy"] == 0.5 and found["macro_f1"] == 0.5 and found["micro_f1"] == pytest.approx(2 / 3)
+
+
+def test_regression_metrics():
+    """Errors 1, −1, 2 on labels 1, 2, 6 (mean 3, spread Σ(y − 3)² = 14): MAE 4/3, RMSE √2, R² 1 − 6/14; ranks agree."""
+    found = metrics.regression(np.array([1.0, 2.0, 6.0]), np.array([0.0, 3.0, 4.0]))
+    assert found == pytest.approx({"mae": 4 / 3, "rmse": math.sqrt(2), "r2": 1 - 6 / 14, "spearman": 1.0})
+    assert "spearman" not in metrics.regression(np.array([1.0, 2.0]), np.array([1.0, 1.0]))
+
+
+def test_language_model_metrics():
+    """Mean loss log 4: perplexity 4."""
+    found = metrics.language_model(np.log(np.array([2.0, 8.0])), np.array([1.0, 0.0]))
+    assert found == pytest.approx({"perplexity": 4.0, "accuracy": 0.5})
+
+
+def test_retrieval_ranks_ties_against_us():
+    """Vectors 0 and 1 are partners and nearest; 2 and 3 are partners, but 2 lies as near to 0 as to 3: rank 2."""
+    vector = np.array([[1.0, 0.0], [0.98, 0.2], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    found = metrics.retrieval(vector, np.array([0, 0, 1, 1, 2]))
+    assert found["recall@1"] == 2 / 5 and found["mrr"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2 + 0) / 5)
+
+
+def test_dropout_mask():
+    """Right share, mean kept, another mask for another seed, site or row, the same for the same row anywhere."""
+    x, noise = jnp.ones((64, 16, 128)), Noise(jnp.uint32(7), jnp.arange(64))
+    found = np.asarray(block.dropout(x, noise, 3, 0.1))
+    assert set(np.unique(found)) == {0.0, np.float32(1 / 0.9)}
+    n = found.size
+    assert abs((found == 0).mean() - 0.1) < 5 * math.sqrt(0.09 / n)
+    for axis in range(3):   # no index is favoured
+        share = (found == 0).mean(tuple(a for a in range(3) if a != axis))
+        assert np.abs(share - 0.1).max() < 5 * math.sqrt(0.09 / (n / found.shape[axis]))
+    for other in (block.dropout(x, noise._replace(seed=jnp.uint32(8)), 3, 0.1), block.dropout(x, noise, 4, 0.1)):
+        assert abs(((np.asarray(other) == 0) & (found == 0)).mean() - 0.01) < 1e-3   # independent
+    part = block.dropout(x[:5], noise._replace(row=jnp.array([9, 3, 60, 1, 0])), 3, 0.1)
+    assert (np.asarray(part) == found[[9, 3, 60, 1, 0]]).all()
+    assert block.dropout(x, None, 3, 0.1) is x and block.dropout(x, noise, 3, 0.0) is x
+
+
+def test_mean_pooling_is_over_the_segment_of_the_slot():
+    hidden = jnp.arange(12.0).reshape(1, 6, 2)
+    batch = {"segment": jnp.array([[1, 1, 2, 2, 2, 0]]), "slot": jnp.array([[0, 2, 4]])}
+    np.testing.assert_allclose(block.average(hidden, batch)[0], [[1, 2], [6, 7], [6, 7]])
+    np.testing.assert_allclose(block.read(hidden, batch)[0], [[0, 1], [4, 5], [8, 9]])
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_pooling_of_heads(pooling):
+    made = world.parts("classification", f"head.pooling={pooling}")
+    assert any("pooler" in name for name in made.parameters) == (pooling == "cls")
+    batch = {k: jnp.asarray(x) for k, x in world.batches(made.task, "classification", 1)[0].items()}
+    net = made.graph.net(made.parameters)
+    hidden = net.model(batch)
+    pooled = block.average(hidden, batch) if pooling == "mean" else net.model.pool(block.read(hidden, batch))
+    kernel, bias = (made.parameters[f"head.classifier.{leaf}"] for leaf in ("kernel", "bias"))
+    np.testing.assert_allclose(net(batch), pooled @ kernel + bias, atol=1e-5)
+
+
+def test_regression_head_speaks_in_units_of_the_labels():
+    made = world.parts("regression")
+    batch = {k: jnp.asarray(x) for k, x in world.batches(made.task, "regression", 1)[0].items()}
+    net = made.graph.net(made.parameters | {"head.classifier.kernel": jnp.zeros((32, 1))})
+    assert (np.asarray(net(batch)) == 2.0).all()                     # a silent network says the labels' mean
+    assert isinstance(made.task, Regression) and made.task.scale == 1.5
+
+
+def test_activations():
+    x = jnp.linspace(-3, 3, 13)
+    exact = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in np.asarray(x, "f8")])
+    np.testing.assert_allclose(block.activation("gelu")(x), exact, atol=1e-6)
+    tanh = np.array([0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in np.asarray(x, "f8")])
+    np.testing.assert_allclose(block.activation("gelu_new")(x), tanh, atol=1e-6)
+    with pytest.raises(InputError, match="'swosh'"):
+        block.activation("swosh")
+
+
+def test_layer_norm_computes_in_float32():
+    norm = block.LayerNorm(64, 1e-12)
+    x = RNG.normal(3, 0.01, (5, 64))
+    wanted = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+    np.testing.assert_allclose(norm(jnp.asarray(x, "f4")), wanted, atol=2e-3)
+    assert norm(jnp.asarray(x, "bfloat16")).dtype == jnp.bfloat16
+
+
+def test_select_covers_every_path():
+    assert block.select(["a.bias", "a.kernel"], ["bias$"], ["kernel$"], ("x", "y")) == {"a.bias": True, "a.kernel": False}
+    for yes, no, word in ((["bias"], ["none"], "neither"), (["a"], ["kernel"], "both")):
+        with pytest.raises(InputError, match=f"a.kernel matches {word} of x and y"):
+            block.select(["a.kernel", "a.bias"], yes, no, ("x", "y"))
+    with pytest.raises(InputError, match="not a regular expression"):
+        block.select(["a"], ["("], [], ("x", "y"))
+
+
+def test_accumulation_deals_rows_out():
+    """Micro-batch k of 6 rows in 3 holds rows k and k + 3, so that on a mesh every device keeps its own: 0·3 + 1·4 + 2·5."""
+    made = world.parts("classification", "gradient=accumulate", "gradient.count=3")
+    product = lambda t, rows: t[0] * rows["row"][0] * rows["row"][1]  # noqa: E731
+    loss, gradient = made.gradient(product, jnp.ones(1), {"row": jnp.arange(6)})
+    assert float(loss) == float(gradient[0]) == 14
