@@ -1,0 +1,92 @@
+"""The loop keeps the best, stops early, and reports what it says it reports."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecrec_jax import evaluate
+from ecrec_jax.source import best
+from tests.test_commands import call
+
+SIZES = ["model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=16", "tracker=[jsonl]", "strategy.devices=1"]
+
+
+@pytest.fixture()
+def words(tmp_path):
+    """A command on a small file: 120 texts, about 6 steps an epoch."""
+    rng, nouns = np.random.default_rng(0), np.array(["dress", "shirt", "skirt", "sock", "hat", "soft", "poor"])
+    rows = [{"text": " ".join(rng.choice(nouns, 6)), "pair": " ".join(rng.choice(nouns, 3)), "label": f"c{i % 3}",
+             "several": "|".join(sorted(set(rng.choice(["red", "blue", "green"], 2))))} for i in range(120)]
+    pd.DataFrame(rows).to_csv(tmp_path / "my.csv", index=False)
+    return ["experiment=classify", f"data.path={tmp_path / 'my.csv'}", "data.batch_size=16", f"run_dir={tmp_path / 'run'}", *SIZES]
+
+
+def summary_of(tmp_path):
+    """What the run reported."""
+    return json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("mode,values,chosen,epochs", [
+    ("max", [0.5, 0.9, 0.1, 0.2, 0.95], 2, 4),    # two without gain: stops before the fifth
+    ("min", [0.5, 0.9, 0.1, 0.1, 0.3], 3, 5),     # among equals the earlier one
+])
+def test_best_checkpoint_and_patience(tmp_path, words, monkeypatch, mode, values, chosen, epochs):
+    told, measured = iter(values), evaluate.Evaluator.measure
+    kept = []
+
+    def measure(self, trained, feed, stop=lambda: False, title=""):
+        metrics, columns = measured(self, trained, feed, stop, title)
+        value = next(told, None) if title == "valid" and len(kept) < epochs else None
+        if value is not None:
+            kept.append({k: np.array(x) for k, x in trained.items()})
+            metrics["macro_f1"] = value
+        elif title == "test":
+            kept.append({k: np.array(x) for k, x in trained.items()})
+        return metrics, columns
+
+    monkeypatch.setattr(evaluate.Evaluator, "measure", measure)
+    best_words = [f"best={{metric: macro_f1, mode: {mode}}}", "epochs=5", "patience=2", "optimizer.learning_rate=1e-3"]
+    assert call("train", *words, *best_words) == 0
+    summary = summary_of(tmp_path)
+    a_epoch = summary["steps"] // summary["epochs"]
+    assert (summary["epochs"], summary["best_step"]) == (epochs, chosen * a_epoch)
+    wanted = kept[chosen - 1]
+    assert all((kept[-1][k] == x).all() for k, x in wanted.items())               # the test was of the best weights
+    assert any((kept[-1][k] != x).any() for k, x in kept[epochs - 1].items())     # not of the last
+    assert all((best(tmp_path / "run")[k] == x).all() for k, x in wanted.items())
+    numbers = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
+    assert numbers == [2 * chosen * a_epoch + 1, 2 * epochs * a_epoch + 1]
+
+
+def test_last_is_reported_beside_the_best(tmp_path, words):
+    assert call("train", *words, "last=true", "epochs=2", "optimizer.learning_rate=0") == 0
+    summary = summary_of(tmp_path)
+    assert summary["best_step"] * 2 == summary["steps"] and summary["test_last/accuracy"] == summary["test/accuracy"]
+    logs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in logs if "valid/loss" in row] == [1, 2] and "test/macro_f1" in logs[-1]
+
+
+def test_several_labels_of_text_pairs_in_bfloat16(tmp_path, words):
+    more = ["data.label_column=several", "data.target=multi", "task.multi_label=true", "data.text_pair_column=pair",
+            "model.dtype=bfloat16", "peft=bitfit", "gradient=accumulate", "steps=4"]
+    assert call("train", *words, *more) == 0
+    summary = summary_of(tmp_path)
+    assert 0 <= summary["test/macro_f1"] <= 1 and summary["parameters_trained"] < summary["parameters"] / 10
+    rows = pd.read_parquet(tmp_path / "run" / "predictions" / "test.parquet")
+    source = pd.read_csv(tmp_path / "my.csv")
+    assert all("|".join(label) == source.several[i] for i, label in zip(rows.example, rows.label, strict=True))
+    assert call("predict", f"run_dir={tmp_path / 'run'}", f"input={tmp_path / 'my.csv'}", f"output={tmp_path / 'out.jsonl'}") == 0
+    found = pd.read_json(tmp_path / "out.jsonl", lines=True)
+    scores = found.loc[rows.example, ["score/blue", "score/green", "score/red"]].to_numpy()
+    assert np.abs(scores - np.stack(rows.scores)).max() < 2e-2 and len(found) == 120
+
+
+def test_names_of_folders(tmp_path, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = [w for w in words if not w.startswith("run_dir")]
+    assert call("train", *plain, "steps=2", "seed=3") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("classify-") and "seed=3" in folder.name and (folder / "summary.json").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["my.csv", "runs"]      # Hydra writes nothing of its own
