@@ -85,6 +85,11 @@ def build(config: Mapping[str, Any]) -> Parts:
     parts = network(config, facts, folder, source)
     alone = parts.gradient.one_example_per_row
     feeds = {name: Feed(examples, parts.task, None, alone) for name, examples in corpus.examples.items() if examples}
+    if "valid" not in feeds:
+        raise InputError(f"data.path: {data.path} leaves no row for validation, which picks the checkpoint to report: raise "
+                         "data.valid_fraction, or name rows valid in data.split_column")
+    if not feeds["train"].slots.any():
+        raise InputError(f"data.path: no text of {data.path} is long enough for the task to read a token of it")
     most = [max(int(getattr(feed, side).max()) for feed in feeds.values()) for side in ("tokens", "slots")]
     shape = feeds["train"].shaped(data.batch_size, data.row_length, most)
     for feed in feeds.values():

@@ -90,3 +90,12 @@ def test_names_of_folders(tmp_path, words, monkeypatch):
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("classify-") and "seed=3" in folder.name and (folder / "summary.json").is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my.csv", "runs"]      # Hydra writes nothing of its own
+
+
+def test_nothing_to_validate_on_or_to_read(tmp_path, words, capsys):
+    assert call("train", *words, "data.valid_fraction=0") == 2
+    assert "data.valid_fraction" in capsys.readouterr().err
+    pd.DataFrame({"text": ["hat"] * 50}).to_csv(tmp_path / "short.csv", index=False)
+    short = ["experiment=pretrain", f"data.path={tmp_path / 'short.csv'}", "data.text_column=text", "data.stratify_column=null"]
+    assert call("train", *[w for w in words if not w.startswith(("experiment", "data.path"))], *short) == 2
+    assert "long enough" in capsys.readouterr().err
