@@ -67,11 +67,12 @@ def call(words: list[str], cell: Cell) -> None:
 
 
 def follow(child: subprocess.Popen, log: Any) -> str:
-    """Keep what a child prints, show its steps; the last line it said."""
+    """Keep what a child prints, show its steps; its sentence if it made a mistake, else the last line it said."""
     last = ""
     for line in child.stdout:
         log.write(line)
-        last = line.strip() or last
+        if line.strip() and not last.startswith("error: "):
+            last = line.strip()
         if line.startswith("step "):
             print(f"    {line.rstrip()[:110]}", flush=True)
     child.wait()

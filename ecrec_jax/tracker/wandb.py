@@ -25,6 +25,8 @@ class Wandb:
         import wandb
 
         name = os.path.basename(os.path.abspath(self.folder))
+        if not os.environ.get("WANDB_MODE", "unset"):   # set but empty: W&B would refuse it
+            del os.environ["WANDB_MODE"]
         self.run = wandb.init(project=self.project, name=name, group=self.group, tags=self.tags, config=self.config,
                               dir=self.folder, id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
                               resume="allow", settings=wandb.Settings(silent=True, disable_git=True, console="off"))
