@@ -11,10 +11,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from ecrec_jax import pretrained
-from experiments import evaluate, export, launch, predict, table, train
+from experiments import baseline, evaluate, export, launch, predict, table, train
 from tests import world
 
-MODULES = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "table": table}
+MODULES = {"train": train, "baseline": baseline, "evaluate": evaluate, "predict": predict, "export": export, "table": table}
 TINY = ["model=bert_tiny", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32", "strategy.devices=2"]
 
 

@@ -41,6 +41,20 @@ def test_model_segments_and_padding_never_mix(name):
     assert np.abs(after - before)[other & (batch["segment"] > 0)].max() > 1e-2
 
 
+# ---- head
+@pytest.mark.parametrize("head,task", [(h, t) for h in world.names("head") for t in TASKS if world.reads(h, t)])
+def test_head_reads_its_own_segment_only(head, task):
+    made = world.parts(task, head=head)
+    batch = world.batches(made.task, task, 1)[0]
+    changed = {k: x.copy() for k, x in batch.items()}
+    changed["tokens"][batch["segment"] != 1] = 7
+    owner = np.take_along_axis(batch["segment"], batch["slot"], 1)
+    mine, other = (owner == 1) & (batch["weight"] > 0), (owner == 2) & (batch["weight"] > 0)
+    before, after = outputs(made, batch), outputs(made, changed)
+    assert before.dtype == np.float32 and before.shape[:2] == batch["slot"].shape and mine.any() and other.any()
+    assert np.abs(after - before)[mine].max() < 1e-5 < 1e-4 < np.abs(after - before)[other].max()
+
+
 # ---- task
 @pytest.mark.parametrize("task", TASKS)
 def test_task_loss(task):
