@@ -22,10 +22,10 @@ quickstart: .venv/ready   ## an ablation over two heads, with its table and plot
 
 test: .venv/ready .venv/minilm   ## laws, goldens, parity, commands
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/ready .venv/minilm   ## the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lock:   ## write requirements.lock anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

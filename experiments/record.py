@@ -122,12 +122,19 @@ def begin(config: Mapping[str, Any], folder: Path) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, devices, git state, command line, time."""
-    git = lambda *words: subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "hydra-core", "wandb", "numpy")
     return {"versions": {name: importlib.metadata.version(name) for name in packages}, "python": platform.python_version(),
             "machine": platform.platform(), "devices": [str(d) for d in jax.devices()], "commit": git("rev-parse", "HEAD"),
             "changed_files": git("status", "--porcelain").splitlines(), "code": code_hash(), "command": sys.argv,
             "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+
+
+def git(*words: str) -> str:
+    """What git says of this checkout; nothing where there is no git."""
+    try:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def same_data(folder: Path, digest: str) -> None:

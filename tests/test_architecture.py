@@ -297,7 +297,7 @@ def test_commands():
         assert f"launch(main, '{Path(name).stem}')" in ast.unparse(TREES[name].body[-1])
     top = [node for node in TREES["experiments/launch.py"].body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert {part(m) or m.split(".")[0] for node in top for m in imported(ast.Module([node], []))} <= {
-        "os", "sys", "re", "difflib", "collections", "pathlib", "typing"}
+        "os", "sys", "ctypes", "signal", "re", "difflib", "collections", "pathlib", "typing"}
 
 
 def test_lock():
