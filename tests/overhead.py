@@ -8,12 +8,12 @@ import sys
 import time
 
 import numpy as np
+from hydra import compose, initialize_config_dir
 
 from ecrec_jax import build
 from ecrec_jax.step import make_step
 from ecrec_jax.types import State
-from experiments import wiring
-from tests import world
+from experiments import launch, wiring
 
 
 def spread(seconds):
@@ -32,7 +32,8 @@ def timed(function, *args):
 def main(words):
     """Measure."""
     wiring.compilation_cache()
-    made = build.build(world.composed(*(words or ["experiment=sentiment"])))
+    with initialize_config_dir(launch.CONF, version_base="1.3"):   # not tests.world: its flags slow programs down
+        made = build.build(wiring.plain(compose("train", words or ["experiment=sentiment"])))
     feed, strategy = made.feeds["train"], made.strategy
     plans = [timed(feed.plan, 0, epoch) for epoch in range(5)]
     rows = plans[0][0]
