@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from ecrec_jax.build import Parts
 from ecrec_jax.data.feed import Feed, ahead
 from ecrec_jax.step import make_columns
-from ecrec_jax.types import Columns, Facts, Parameters
+from ecrec_jax.types import Columns, Facts
 
 
 class Interrupted(Exception):
@@ -94,11 +93,6 @@ def write_table(table: dict[str, list[Any]], path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.table(table), part, compression="zstd")
     os.replace(part, path)
-
-
-def host(tree: Parameters) -> Parameters:
-    """Arrays on the host."""
-    return jax.device_get(tree)
 
 
 def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, facts: Facts) -> dict[str, float]:

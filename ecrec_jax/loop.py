@@ -89,7 +89,7 @@ class Loop:
             state, meta = found
             self.meter.progress, saved = Progress(**meta["progress"]), meta["trackers"]
         else:
-            self.checkpoints.keep_constant(evaluate.host(self.kept))
+            self.checkpoints.keep_constant({name: np.asarray(x) for name, x in self.kept.items()})
         self.done = int(state.step)
         for name, tracker in self.trackers.items():
             tracker.start(self.done, self.total, saved.get(name, {}))
@@ -152,16 +152,17 @@ class Loop:
         except evaluate.Interrupted:
             self.save(state)
             raise
-        found = singles(self.valid[0])
-        if metric not in found:
-            raise InputError(f"best.metric: {metric!r} is none of {', '.join(found)}")
-        value = found[metric] if mode == "max" else -found[metric]
+        found = evaluate.scalars(self.valid[0], "valid")
+        if f"valid/{metric}" not in found:
+            raise InputError(f"best.metric: {metric!r} is none of {', '.join(key.removeprefix('valid/') for key in found)}")
+        judged = found[f"valid/{metric}"]
+        value = judged if mode == "max" else -judged
         if progress.best is None or value > progress.best:
             progress.best, progress.best_step, progress.waited = value, self.done, 0
         else:
             progress.waited += 1
-        self.meter.tell(self.done, {f"valid/{key}": x for key, x in found.items()} | {"epoch": progress.epoch + 1})
-        self.save(state, found[metric])
+        self.meter.tell(self.done, found | {"epoch": progress.epoch + 1})
+        self.save(state, judged)
 
     def finish(self, state: State) -> dict[str, Any]:
         """Evaluate the best checkpoint on validation and test, keep its predictions; the flat summary."""
@@ -179,8 +180,3 @@ class Loop:
                 summary |= evaluate.scalars(final, f"{split}_last")
         self.meter.tell(self.done, {key: x for key, x in summary.items() if key.startswith("test/")})
         return summary | self.meter.speed()
-
-
-def singles(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics that are one number."""
-    return {key: x for key, x in metrics.items() if isinstance(x, int | float)}
