@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,10 +55,13 @@ class Checkpoints:
         items = ocp.args.Composite(trained=ocp.args.StandardSave(state.trained), state=ocp.args.StandardSave(rest),
                                    meta=ocp.args.JsonSave(meta))
         number = 2 * step + (value is not None)
+
+        def save() -> None:
+            self.manager.save(number, args=items, metrics=None if value is None else {"value": value, "step": step})
+            self.manager.wait_until_finished()
+
         if number not in self.manager.all_steps():
-            with silent():
-                self.manager.save(number, args=items, metrics=None if value is None else {"value": value, "step": step})
-                self.manager.wait_until_finished()
+            self.write(save, f"the checkpoint of step {step}")
 
     def latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest checkpoint, shaped like a given state."""
@@ -86,9 +89,29 @@ class Checkpoints:
 
     def keep_constant(self, constant: Parameters) -> None:
         """Save what never changes, once a run."""
-        if constant and not self.constants.exists():
+        def save() -> None:
             with ocp.StandardCheckpointer() as saver:
                 saver.save(self.constants, constant)
+
+        if constant and not self.constants.exists():
+            self.write(save, "the constant arrays")
+
+    def write(self, save: Callable[[], object], what: str) -> None:
+        """Save, and once more if that fails: on a busy machine the storage library's threads lose a race now and then.
+
+        Raises:
+            OSError: both failed; what was saved before is whole.
+        """
+        for last in (False, True):
+            try:
+                with silent():
+                    save()
+                return
+            except (OSError, ValueError) as error:
+                if last:
+                    why = str(error).splitlines()[0].rpartition(": ")[2]
+                    raise OSError(f"{what} could not be written to {self.folder} ({why}); what was saved before is whole: make "
+                                  "room and start the same command again") from error
 
     def constant(self) -> Parameters:
         """What `keep_constant` saved."""

@@ -137,12 +137,7 @@ class Loop:
         progress = dataclasses.asdict(self.progress) | {"wall": self.wall(self.began)}
         if value is not None:   # the epoch is over
             progress |= {"epoch": self.progress.epoch + 1, "batch": 0}
-        try:
-            self.checkpoints.save(self.parts.strategy.fetch(state), {"progress": progress, "trackers": trackers}, value)
-        except (OSError, ValueError) as error:
-            why = str(error).splitlines()[0].rpartition(": ")[2]
-            raise OSError(f"the checkpoint of step {self.done} could not be written to {self.checkpoints.folder} ({why}); the one "
-                          "before is whole: make room and start the same command again") from error
+        self.checkpoints.save(self.parts.strategy.fetch(state), {"progress": progress, "trackers": trackers}, value)
 
     def evaluate_and_save(self, state: State) -> None:
         """Validation at an epoch's end, then one save with its metric."""

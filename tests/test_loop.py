@@ -1,13 +1,16 @@
 """The loop keeps the best, stops early, and reports what it says it reports."""
 
+import contextlib
 import json
+import resource
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ecrec_jax import evaluate
+from ecrec_jax import checkpoint, evaluate
 from ecrec_jax.source import best
+from ecrec_jax.types import State
 from tests.test_commands import call
 
 SIZES = ["model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=16", "tracker=[jsonl]", "strategy.devices=1"]
@@ -99,3 +102,31 @@ def test_nothing_to_validate_on_or_to_read(tmp_path, words, capsys):
     short = ["experiment=pretrain", f"data.path={tmp_path / 'short.csv'}", "data.text_column=text", "data.stratify_column=null"]
     assert call("train", *[w for w in words if not w.startswith(("experiment", "data.path"))], *short) == 2
     assert "long enough" in capsys.readouterr().err
+
+
+def test_a_save_that_fails_once_is_tried_again(tmp_path, monkeypatch):
+    """And one that fails twice says so, in one sentence; what was saved before is read."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state = State({"w": np.random.default_rng(0).normal(size=(100, 100))}, {}, np.int32(1), np.uint32(0))
+    lift = [1]   # after which try
+
+    @contextlib.contextmanager
+    def trap():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]) if lift[0] > 0 else limits)
+        lift[0] -= 1
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(checkpoint, "silent", trap)
+    with checkpoint.Checkpoints(tmp_path / "checkpoints", "max") as checkpoints:
+        checkpoints.save(state, {}, 0.5)
+        lift[0] = 1
+        checkpoints.keep_constant({"c": state.trained["w"]})
+        assert lift[0] == -1
+        np.testing.assert_array_equal(checkpoints.constant()["c"], state.trained["w"])
+        lift[0] = 2
+        with pytest.raises(OSError, match="the checkpoint of step 2 could not be written to .*start the same command again"):
+            checkpoints.save(State({"w": 2 * state.trained["w"]}, {}, np.int32(2), np.uint32(0)), {})
+        np.testing.assert_array_equal(checkpoints.latest(state)[0].trained["w"], state.trained["w"])
