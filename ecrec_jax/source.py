@@ -119,7 +119,8 @@ def fit(target: Parameters, source: Source, new_head: bool = False) -> tuple[Par
 def save_facts(facts: Facts, folder: Path) -> None:
     """facts.json, whole or not at all."""
     part = folder / ".facts.json.part"
-    part.write_text(json.dumps(dataclasses.asdict(facts), ensure_ascii=False, indent=1), encoding="utf-8")
+    known = {**dataclasses.asdict(facts), "token_counts": None}
+    part.write_text(json.dumps(known, ensure_ascii=False, indent=1), encoding="utf-8")
     os.replace(part, folder / "facts.json")
 
 

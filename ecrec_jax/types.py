@@ -69,6 +69,7 @@ class Facts:
     special_ids: tuple[int, ...] | None = None
     labels: tuple[str, ...] | None = None
     class_counts: tuple[int, ...] | None = None
+    token_counts: tuple[int, ...] | None = None   # of the texts to pretrain on; not kept with a run
     center: float | None = None
     scale: float | None = None
     steps: int | None = None

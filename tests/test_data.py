@@ -210,6 +210,9 @@ def test_kinds_of_targets(tmp_path):
     assert corpus.facts == {"labels": ("blue", "green", "red"), "class_counts": (2, 1, 3)}
     assert np.array([e.label for e in corpus.examples["train"]]).tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 1], [0, 0, 1]]
     assert corpus.examples["train"][0].label.dtype == np.float32
+    corpus = load(tmp_path / "a.csv", target="none", valid_fraction=0.25, test_fraction=0.25)
+    known = np.concatenate([e.tokens for e in corpus.examples["train"]])
+    assert len(corpus.examples["train"]) == 2 and corpus.facts == {"token_counts": tuple(np.bincount(known))}   # of train alone
 
 
 def test_pairs_joins_and_truncation(tmp_path):

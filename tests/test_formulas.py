@@ -207,3 +207,10 @@ def test_accumulation_deals_rows_out():
     product = lambda t, rows: t[0] * rows["row"][0] * rows["row"][1]  # noqa: E731
     loss, gradient = made.gradient(product, jnp.ones(1), {"row": jnp.arange(6)})
     assert float(loss) == float(gradient[0]) == 14
+
+
+def test_a_new_vocabulary_bias_is_the_log_frequency():
+    """Add-one shares of the training texts' tokens, special tokens unseen; a loss of the unigram entropy at once."""
+    from ecrec_jax.head.tokens import log_frequency
+    np.testing.assert_array_equal(log_frequency(None, (0,), 5), np.zeros(5))
+    np.testing.assert_allclose(np.exp(log_frequency((9, 9, 3, 1), (0, 1), 5)), np.array([1, 1, 4, 2, 1]) / 9, rtol=1e-6)

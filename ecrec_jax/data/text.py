@@ -100,6 +100,8 @@ class Text:
         members = {name: self.part(rows, strata, name) for name, rows in members.items()}
         labels, facts = self.labels(table, raw, known, members)
         ragged = tokenise.tokenise(tokenizer, first, second, max_length)
+        if self.target == "none":
+            facts["token_counts"] = tuple(np.bincount(np.concatenate([ragged[i][0] for i in members["train"]])).tolist())
         texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
         examples = {name: [Example(*ragged[i], labels.get(i, 0), int(i)) for i in rows] for name, rows in members.items()}
         truncated = {name: sum(bool(ragged.truncated[i]) for i in rows) for name, rows in members.items()}

@@ -1,6 +1,9 @@
 """Vocabulary logits at the slots: BERT's masked-LM head."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -19,15 +22,30 @@ class Transform(nnx.Module):
         return self.LayerNorm(self.activation(self.dense(x)))
 
 
+def log_frequency(counts: Sequence[int] | None, special: Sequence[int], vocabulary: int) -> Float[Array, "V"]:
+    """Log of the tokens' shares after one more of each was seen, special ones never; zeros where nothing was counted."""
+    if counts is None:
+        return jnp.zeros(vocabulary)
+    seen = np.zeros(vocabulary)
+    seen[: len(counts)] = counts
+    seen[list(special)] = 0
+    return jnp.asarray(np.log((seen + 1) / (seen + 1).sum()), jnp.float32)
+
+
 class Tokens(nnx.Module):
-    """Transform, then the product with the word table (or a table of its own where a checkpoint isn't tied)."""
+    """Transform, then the product with the word table (or a table of its own where a checkpoint isn't tied).
+
+    A new bias starts at the log frequencies of the training texts' tokens: a bias of zeros lets the word vectors learn the
+    frequencies first, all in one direction.
+    """
 
     reads = ("tokens",)
 
     def __init__(self, width: int, vocabulary: int, activation: str, norm_epsilon: float, initializer_range: float,
-                 tied: bool, rngs: nnx.Rngs):
+                 tied: bool, rngs: nnx.Rngs, token_counts: tuple[int, ...] | None = None,
+                 special_ids: tuple[int, ...] = ()):
         self.transform = Transform(width, activation, norm_epsilon, initializer_range, rngs)
-        self.bias = nnx.Param(jnp.zeros(vocabulary))
+        self.bias = nnx.Param(log_frequency(token_counts, special_ids, vocabulary))
         self.decoder = None if tied else linear(width, vocabulary, initializer_range, rngs)
         if self.decoder is not None:
             self.decoder.bias = None   # one bias is enough
