@@ -41,13 +41,15 @@ def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     source.save_facts(facts, folder)
     evaluate.write_json({"sha256": corpus.digest, **corpus.report}, folder / "data.json")
     known, summary = [e.label for e in corpus.examples["train"]], {}
-    for split in ("valid", "test"):
+    splits = [split for split in ("valid", "test") if corpus.examples[split]]
+    asked = [text for split in splits for text in corpus.texts[split]]
+    scores = np.asarray(model.scores(corpus.texts["train"], known, data.target, len(facts.labels or ()), asked))
+    for split in splits:
         examples = corpus.examples[split]
-        if examples:
-            scores = model.scores(corpus.texts["train"], known, data.target, len(facts.labels or ()), corpus.texts[split])
-            columns = {"label": np.array([e.label for e in examples]), "scores": np.asarray(scores),
-                       "example": np.array([e.index for e in examples])}
-            summary |= evaluate.keep(folder, split, task.metrics(columns), columns, facts)
+        columns = {"label": np.array([e.label for e in examples]), "scores": scores[: len(examples)],
+                   "example": np.array([e.index for e in examples])}
+        scores = scores[len(examples) :]
+        summary |= evaluate.keep(folder, split, task.metrics(columns), columns, facts)
     return summary
 
 

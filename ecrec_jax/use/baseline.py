@@ -37,7 +37,8 @@ class Tfidf:
     def scores(self, texts: Sequence[str], labels: Any, target: Target, classes: int,
                asked: Sequence[str]) -> Float[np.ndarray, "E C"]:
         """What is predicted for the asked texts after seeing the labelled ones."""
-        words = TfidfVectorizer(ngram_range=(1, self.ngrams), min_df=self.min_count, sublinear_tf=True)
+        words = TfidfVectorizer(ngram_range=(1, self.ngrams), min_df=self.min_count, sublinear_tf=True,
+                                dtype=np.float32)
         known, new = words.fit_transform(texts), words.transform(asked)
         if target == "number":
             return Ridge(alpha=1 / self.strength).fit(known, labels).predict(new)
