@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ecrec_jax.data import tokenise
+from ecrec_jax.data import leak, tokenise
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.data.text import Corpus
@@ -19,6 +19,7 @@ from ecrec_jax.source import Source, best, fit, load_config, load_facts, read
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 
 OURS = {"checkpoint", "new_head", "dtype"}       # keys of every model that are not its constructor's
+LEAKED = "rows of valid or test that the checkpoint was trained on"
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -39,6 +40,7 @@ class Parts:
     strategy: Strategy
     tokenizer: str
     report: dict[str, Any]
+    trained_on: np.ndarray | None = None   # marks of all rows that these weights have seen, see `data.leak`
 
 
 def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Source | None]:
@@ -82,6 +84,9 @@ def build(config: Mapping[str, Any]) -> Parts:
     data = make(config["data"], "data", Facts())
     corpus = data.load(folder, min(data.max_length, facts.positions))
     facts = dataclasses.replace(facts, **corpus.facts)
+    earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
+    if len(earlier):
+        corpus.report[LEAKED] = leak.count(leak.marks(corpus, "valid", "test"), earlier, train)
     parts = network(config, facts, folder, source)
     alone = parts.gradient.one_example_per_row
     feeds = {name: Feed(examples, parts.task, None, alone) for name, examples in corpus.examples.items() if examples}
@@ -97,7 +102,8 @@ def build(config: Mapping[str, Any]) -> Parts:
     steps = config["steps"] or config["epochs"] * feeds["train"].count(config["seed"], 0)
     facts = dataclasses.replace(parts.facts, steps=steps)
     optimizer = make(config["optimizer"], "optimizer", facts)
-    return dataclasses.replace(parts, facts=facts, corpus=corpus, feeds=feeds, optimizer=optimizer)
+    return dataclasses.replace(parts, facts=facts, corpus=corpus, feeds=feeds, optimizer=optimizer,
+                               trained_on=np.union1d(earlier, train))
 
 
 def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None) -> Parts:

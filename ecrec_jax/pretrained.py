@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,8 +82,9 @@ def save(net: Pretrained, folder: str | Path, format: Literal["hf", "hf_flax"] =
     return write(split(net.net)[1], net.facts, net.folder, Path(folder), format)
 
 
-def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, format: str) -> list[str]:
-    """`save`, from arrays under our names. The folder appears whole or not at all."""
+def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, format: str,
+          beside: Sequence[Path] = ()) -> list[str]:
+    """`save`, from arrays under our names, with copies of more files. The folder appears whole or not at all."""
     if format not in ("hf", "hf_flax"):
         raise InputError(f"format {format!r} is none of hf, hf_flax")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -99,9 +101,9 @@ def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, f
     part.mkdir()
     config = convert.config_of(facts, architecture)
     (part / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    for name in FILES:
-        if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, part / name)
+    for path in (*(tokenizer / name for name in FILES), *beside):
+        if path.is_file():
+            shutil.copyfile(path, part / path.name)
     if format == "hf":
         save_file(dict(convert.torch_of(name, x) for name, x in tensors.items()), part / "model.safetensors", {"format": "pt"})
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ecrec_jax import build, pretrained
+from ecrec_jax.data import leak
 from ecrec_jax.types import Parameters
 from experiments import record
 
@@ -26,7 +27,7 @@ def export(run: Path, out: Path, format: str) -> None:
     arrays = {name: np.asarray(x) for name, x in parts.parameters.items()}
     if parts.task.target == "number":
         arrays = in_units(arrays, parts.facts.center, parts.facts.scale)
-    left = pretrained.write(arrays, parts.facts, run / "tokenizer", out, format)
+    left = pretrained.write(arrays, parts.facts, run / "tokenizer", out, format, [run / leak.FILE])
     print(f"written to {out}" + (f"; no transformers class has a place for {', '.join(left)}" if left else ""))
 
 

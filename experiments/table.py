@@ -5,7 +5,9 @@ if __name__ == "__main__":
 
     huge_pages()
 
+import csv
 import hashlib
+import io
 import json
 import re
 import signal
@@ -23,6 +25,7 @@ from experiments import record, wiring
 from experiments.cell import Cell, run
 from experiments.plot import bars
 
+NOTES = {"†": "made by other code than today's", "‡": "validated or tested on rows that its checkpoint was trained on"}
 KEYS = {"name", "hidden", "command", "overrides", "from", "seeds"}
 
 
@@ -92,11 +95,12 @@ def write(table: dict[str, Any], cells: dict[tuple[str, int], Cell], out: Path) 
     columns = table["columns"]
     lines = [f"# {table['title']}", "", "| | n | " + " | ".join(spec["title"] for spec in columns.values()) + " |",
              "|---|---|" + "---|" * len(columns)]
-    records, means, stale = ["row,column,mean,std,n,runs"], {}, False
+    records, means, notes = [["row", "column", "mean", "std", "n", "runs"]], {}, {}
     for row in (r for r in table["rows"] if not r.get("hidden")):
         mine = [cell for cell in cells.values() if cell.row == row["name"]]
         done = [(cell, cell.summary()) for cell in mine if cell.summary()]
-        old = any(cell.stale() for cell, _ in done)
+        marks = {"†": any(cell.stale() for cell, _ in done), "‡": any("leaked" in summary for _, summary in done)}
+        notes |= {mark: NOTES[mark] for mark, given in marks.items() if given}
         failed = next((cell.error for cell in mine if cell.error), None)
         texts = []
         for key, spec in columns.items():
@@ -108,13 +112,15 @@ def write(table: dict[str, Any], cells: dict[tuple[str, int], Cell], out: Path) 
             means.setdefault(row["name"], {})[spec["title"]] = (mean, std)
             texts.append(f"{mean:.{spec['digits']}f}" + (f" ± {std:.{spec['digits']}f}" if len(values) > 1 else ""))
             runs = " ".join(str(cell.folder) for cell, _ in done)
-            records.append(f'"{row["name"]}",{key},{mean!r},{std!r},{len(values)},"{runs}"')
-        lines.append(f"| {row['name']}{'†' if old else ''} | {len(done)} | " + " | ".join(texts) + " |")
-        stale |= old
-    lines += ["", "† made by other code than today's"] if stale else []
+            records.append([row["name"], key, repr(mean), repr(std), str(len(values)), runs])
+        name = row["name"].replace("|", "\\|") + "".join(mark for mark, given in marks.items() if given)
+        lines.append(f"| {name} | {len(done)} | " + " | ".join(texts) + " |")
+    lines += ["", *(f"{mark} {note}  " for mark, note in notes.items())] if notes else []
     out.mkdir(parents=True, exist_ok=True)
     record.write_text("\n".join(lines) + "\n", out / "table.md")
-    record.write_text("\n".join(records) + "\n", out / "table.csv")
+    rows = io.StringIO()
+    csv.writer(rows, lineterminator="\n").writerows(records)
+    record.write_text(rows.getvalue(), out / "table.csv")
     bars(means, [spec["title"] for spec in columns.values()], out / "table.png")
     print("\n" + "\n".join(lines) + f"\n\nplot: {out / 'table.png'}\neverything is in {out}", flush=True)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ecrec_jax import build, evaluate, section, source
+from ecrec_jax.data import leak
 from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
 from ecrec_jax.types import Facts
@@ -62,6 +63,7 @@ def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
     """Keep what rebuilds the run, print what a reader wants to know before it starts; numbers for the summary."""
     source.save_facts(parts.facts, folder)
     evaluate.write_json({"sha256": parts.corpus.digest, **parts.corpus.report}, folder / "data.json")
+    leak.save(parts.trained_on, folder)
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
         if (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":
@@ -80,6 +82,10 @@ def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
         print(f"{name:62} {size:>14} {times:>3}  {'yes' if is_trained else 'no':7} {'yes' if is_decayed else 'no'}")
     for key, value in parts.corpus.report.items():
         print(f"data: {key}: {value}")
+    leaked = parts.corpus.report.get(build.LEAKED, 0)
+    if leaked:
+        print(f"warning: the checkpoint was trained on {leaked} rows of this valid and test split, so their metrics flatter it: "
+              "give both runs the same data.split_column or data.stratify_column")
     for key, names in parts.report.items():
         if names and len(names) < len(parts.parameters):
             print(f"checkpoint: {key}: {', '.join(names)}")
@@ -89,7 +95,8 @@ def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
     full = float(feed.tokens.sum()) / (len(plan) * shape.length)
     print(f"batch: {shape.rows} rows × {shape.length} tokens, {shape.slots} slots a row; {np.mean(size[:-1] or size):.2f} ± "
           f"{np.std(size[:-1] or size):.2f} examples a step, rows {full:.1%} full; {parts.facts.steps} steps", flush=True)
-    return {"parameters": build.count(parts.parameters), "parameters_trained": build.count(trained),
+    return {**({"leaked": leaked} if leaked else {}),
+            "parameters": build.count(parts.parameters), "parameters_trained": build.count(trained),
             "batch/rows": shape.rows, "batch/length": shape.length, "batch/slots": shape.slots, "batch/fill": full,
             "batch/examples_mean": float(np.mean(size[:-1] or size)), "batch/examples_std": float(np.std(size[:-1] or size))}
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from ecrec_jax import pretrained
+from ecrec_jax import build, pretrained, source
 from experiments import baseline, evaluate, export, launch, predict, table, train
 from tests import world
 
@@ -145,3 +145,26 @@ def test_table(tmp_path, capsys):
     assert call("table", *words) == 1                                        # what is done is skipped
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("summary.json")}
     assert "| from it† | 2" in (tmp_path / "table" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("strata", [[], ["data.stratify_column=mood"]])
+def test_a_checkpoint_that_saw_the_test_rows_is_told_on(tmp_path, capsys, strata):
+    """Two runs on one file: the second counts its held-out rows that the first trained on, through an export too."""
+    labels = np.random.default_rng(0).choice(["good", "bad", "none"], 200, p=[0.7, 0.2, 0.1])
+    pd.DataFrame([{"review": f"this is the review with number {i}", "title": f"title {i}", "mood": m}
+                  for i, m in enumerate(labels)]).to_csv(tmp_path / "my.csv", index=False)
+    file, quick = f"data.path={tmp_path / 'my.csv'}", ["steps=1", "tracker=[jsonl]", *TINY[-2:]]
+    assert call("train", "experiment=pretrain", "data=file", file, "data.text_column=review", "data.target=none", *strata,
+                f"run_dir={tmp_path / 'run'}", *quick, *TINY[:-2]) == 0
+    assert call("export", f"run_dir={tmp_path / 'run'}", "format=hf", f"out={tmp_path / 'out'}") == 0
+    seen = {example.index for example in build.build(source.load_config(tmp_path / "run")).corpus.examples["train"]}
+    for where in ("run", "out"):
+        run_dir = tmp_path / f"from-{where}"
+        capsys.readouterr()
+        assert call("train", "experiment=classify", file, "data.text_column=[title,review]", "data.label_column=mood",
+                    "model=bert", f"model.checkpoint={tmp_path / where}", f"run_dir={run_dir}", *quick) == 0
+        said, summary = capsys.readouterr().out, json.loads((run_dir / "summary.json").read_text())
+        found = build.build(source.load_config(run_dir)).corpus.examples
+        expected = len(seen & {example.index for split in ("valid", "test") for example in found[split]})
+        assert summary.get("leaked", 0) == expected and (f"trained on {expected} rows of this" in said) == (expected > 0)
+        assert (expected == 0) == bool(strata)

@@ -1,0 +1,51 @@
+"""Which rows and texts weights were trained on, so that a test set of another split of the same file is noticed."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt64
+
+from ecrec_jax.data.text import Corpus
+from ecrec_jax.types import InputError
+
+FILE = "trained_on.npy"   # in a run, and in what is exported from it
+
+
+def marks(corpus: Corpus, *splits: str) -> UInt64[np.ndarray, "N 2"]:
+    """Two marks a row of some splits: of its place in the file with this digest, and of its text wherever it stands."""
+    rows = [pair for split in splits for pair in zip(corpus.examples[split], corpus.texts[split], strict=True)]
+    names = [name for example, text in rows for name in (f"{corpus.digest} {example.index}", text)]
+    raw = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
+    return np.frombuffer(raw, np.uint64).reshape(-1, 2)
+
+
+def save(trained_on: UInt64[np.ndarray, "K"], folder: Path) -> None:
+    """Keep marks in a run, whole or not at all."""
+    part = folder / f".{FILE}.part"
+    with open(part, "wb") as file:
+        np.save(file, trained_on)
+    part.replace(folder / FILE)
+
+
+def known(folder: Path) -> UInt64[np.ndarray, "K"]:
+    """The marks that a checkpoint brings along; none where it isn't one of ours.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return np.empty(0, np.uint64)
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not an array of numbers ({error})") from error
+    if found.dtype != np.uint64 or found.ndim != 1:
+        raise InputError(f"{path}: not one row of 64-bit marks")
+    return found
+
+
+def count(held_out: UInt64[np.ndarray, "N 2"], trained_on: UInt64[np.ndarray, "K"], train: UInt64[np.ndarray, "M 2"]) -> int:
+    """Held-out rows that were trained on before; a text that stands in this run's own training split too is no news."""
+    return int((np.isin(held_out, trained_on) & ~np.isin(held_out, train)).any(1).sum())
