@@ -66,6 +66,8 @@ def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm"] 
     pooling = {"pooling": source.pooling} if classify else {}
     top = make({"_target_": heads[head], **pooling}, "head", facts, rngs=rngs) if head else Hidden()
     graph, parameters, _ = split(Net(model, top))
+    if head and source.head not in (None, heads[head]) and any(k in source.tensors for k in parameters if k.startswith("head.")):
+        raise InputError(f"{source.folder}: its head is {source.head}, which head={head!r} is not, though names agree")
     filled, report = fit(parameters, source)
     inner = source.folder / "tokenizer"   # of a run
     return Pretrained(graph.net({k: jnp.asarray(x) for k, x in filled.items()}), facts,

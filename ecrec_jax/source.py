@@ -28,6 +28,7 @@ class Source:
     tensors: Parameters
     labels: tuple[str, ...] | None
     pooling: str = "cls"   # how its classifier reads a text
+    head: str | None = None   # the class of a run's head
 
 
 def locate(reference: str) -> Path:
@@ -64,7 +65,8 @@ def read(reference: str) -> Source:
             raise InputError(f"{folder}: the run has no model")
         tensors, head = best(folder), load_config(folder)["head"]
         pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
-        return Source(folder, {key: getattr(facts, key) for key in convert.CONFIG}, tensors, facts.labels, pooling)
+        known = {key: getattr(facts, key) for key in convert.CONFIG}
+        return Source(folder, known, tensors, facts.labels, pooling, head.get("_target_"))
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """Every command does what its help says, on shrunken models."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from ecrec_jax import build, pretrained, source
+from ecrec_jax.types import InputError
 from experiments import baseline, evaluate, export, launch, predict, table, train
 from tests import world
 
@@ -168,3 +170,13 @@ def test_a_checkpoint_that_saw_the_test_rows_is_told_on(tmp_path, capsys, strata
         expected = len(seen & {example.index for split in ("valid", "test") for example in found[split]})
         assert summary.get("leaked", 0) == expected and (f"trained on {expected} rows of this" in said) == (expected > 0)
         assert (expected == 0) == bool(strata)
+
+
+def test_a_head_of_another_class_is_not_taken_for_a_classifier(trained, tmp_path):
+    """Although its arrays have the same names."""
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("ecrec_jax.head.classify.Classify", "mine.Gated"))
+    assert pretrained.load(str(tmp_path / "run")).net is not None
+    with pytest.raises(InputError, match="its head is mine.Gated"):
+        pretrained.load(str(tmp_path / "run"), "sequence_classification")

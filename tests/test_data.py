@@ -124,6 +124,7 @@ def test_files_that_are_not_there(tmp_path):
     ("<p>I <b>love</b><br/>it &amp; more</p>", "I love it & more", {"html", "white space"}),
     ("i <3 this, size a < b and 5 > 4", "i <3 this, size a < b and 5 > 4", set()),
     ("wide &lt;3 <!-- no --> fit", "wide <3 fit", {"html", "white space"}),
+    ("x <y and z> w <a href='q>r' id=b>here</a>", "x <y and z> w here", {"html", "white space"}),
     ("zero\u200bwidth\x07 \ufeffbell", "zerowidth bell", {"control characters"}),
     ("half \ud83d pair", "half pair", {"control characters", "white space"}),
     ("cafe\u0301", "café", {"unicode form"}),

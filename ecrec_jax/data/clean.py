@@ -5,7 +5,8 @@ import re
 import unicodedata
 from collections import Counter
 
-TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*|!--.*?--)>", re.DOTALL)
+ATTRIBUTE = r"""\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s<>"']+)"""   # with a value, or "x <y and z> w" would hold a tag
+TAG = re.compile(rf"<(?:/?[a-zA-Z][\w:-]*(?:{ATTRIBUTE})*\s*/?|!--.*?--)>", re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ud800-\udfff]")
 SPACE = re.compile(r"\s+")
 
