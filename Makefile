@@ -27,10 +27,18 @@ test: .venv/ready .venv/minilm   ## laws, goldens, parity, commands
 test-all: .venv/ready .venv/minilm   ## the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+.venv-torch/ready: bench/requirements.txt   # the opponent, in an environment of its own
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	touch $@
+
+bench: .venv/ready .venv/minilm .venv-torch/ready   ## ours beside torch, one table of ratios; BENCH="encode rounds=3" chooses
+	$(BIN)/python -m bench $(BENCH)
+
 lock:   ## write requirements.lock anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet '.[dev]' 'setuptools>=77' wheel
 	.venv-lock/bin/python -m pip freeze --all --exclude ecrec_jax --exclude pip > requirements.lock
 	rm -rf .venv-lock
 
-.PHONY: install quickstart test test-all lock
+.PHONY: install quickstart test test-all bench lock

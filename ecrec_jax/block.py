@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,23 +126,6 @@ def average(hidden: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B S D"
     member = (segment[:, :, None] == batch["segment"][:, None, :]).astype(jnp.float32)
     total = jnp.einsum("bsl,bld->bsd", member, hidden.astype(jnp.float32))
     return total / jnp.maximum(member.sum(-1, keepdims=True), 1)
-
-
-class Factored(NamedTuple):
-    """Logits over a table, `query @ table.T + bias`, made only when asked."""
-
-    query: Float[Array, "B S D"]
-    table: Float[Array, "V D"]
-    bias: Float[Array, "V"]
-
-    def logits(self) -> Float[Array, "B S V"]:
-        """All logits, f32."""
-        return (self.query @ self.table.T).astype(jnp.float32) + self.bias.astype(jnp.float32)
-
-    def at(self, ids: Int[Array, "B S N"]) -> Float[Array, "B S N"]:
-        """Logits of some ids only, f32."""
-        score = jnp.einsum("bsd,bsnd->bsn", self.query, self.table[ids])
-        return score.astype(jnp.float32) + self.bias[ids].astype(jnp.float32)
 
 
 def normalise(weight: Float[Array, "B S"], reduce: Callable[[Any], Any]) -> Float[Array, "B S"]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.block import Factored
+from ecrec_jax.factored import Factored
 
 
 def cross_entropy(
@@ -21,7 +21,7 @@ def cross_entropy(
 
 def factored_cross_entropy(outputs: Factored, label: Int[Array, "B S"]) -> Float[Array, "B S"]:
     """Softmax cross-entropy over a table: lse(all logits) − logit of the label."""
-    return jax.nn.logsumexp(outputs.logits(), -1) - outputs.at(label[..., None])[..., 0]
+    return outputs.normaliser() - outputs.at(label[..., None])[..., 0]
 
 
 def binary_cross_entropy(

@@ -14,8 +14,8 @@ from flax import nnx, serialization
 from safetensors.numpy import save_file
 
 from ecrec_jax import convert
-from ecrec_jax.block import Factored
 from ecrec_jax.data.tokenise import FILES
+from ecrec_jax.factored import Factored
 from ecrec_jax.net import Net, split
 from ecrec_jax.section import make
 from ecrec_jax.source import OPTIONAL, fit, read

@@ -14,12 +14,13 @@ from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
-PURE = ("block", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
+PURE = ("block", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "build", "evaluate",
            "meter", "loop"), ("use",),
           ("experiments",)]
-INSIDE = {"model": {"block", "types"}, "head": {"block", "types"}, "task": {"block", "losses", "metrics", "types"}}
+INSIDE = {"model": {"block", "types"}, "head": {"block", "factored", "types"},
+          "task": {"block", "factored", "losses", "metrics", "types"}}
 ALONE = ("model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
 NOUNS = ("data", *ALONE)
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")

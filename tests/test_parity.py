@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ecrec_jax import convert, losses, net, pretrained, source
-from ecrec_jax.block import Factored
 from ecrec_jax.data import pack, tokenise
+from ecrec_jax.factored import Factored
 from tests.conftest import GOLDEN
 
 GIVEN = np.load(GOLDEN / "bert" / "golden.npz")

@@ -7,7 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ecrec_jax.block import Factored, LayerNorm, activation, linear, read
+from ecrec_jax.block import LayerNorm, activation, linear, read
+from ecrec_jax.factored import Factored
 from ecrec_jax.types import Batch, Model, Noise
 
 

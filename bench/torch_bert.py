@@ -1,0 +1,137 @@
+"""The opponent: Hugging Face's BERT in torch on the same texts; `python bench/torch_bert.py JOB FORM TEXTS.npz CHECKPOINT`.
+
+FORM `stock`: random batches of 32, padded to the longest of the batch, vocabulary head on every position. `tuned`: batches of
+texts of similar length, vocabulary head on the masked positions only. Both: SDPA, fused AdamW, the checkpoint's dropout rates.
+Runs in an environment of its own; needs torch and transformers, nothing of ours.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
+
+MASK, FIRST_WORD = 103, 999   # of the uncased vocabulary
+SIZE = {"fine-tune": 32, "masked-LM": 32, "encode": 64}
+
+
+class Texts:
+    """Token ids end to end, with labels; batches of them for ever."""
+
+    def __init__(self, path: str):
+        with np.load(path, allow_pickle=False) as kept:
+            self.tokens, self.offset, self.label = kept["tokens"], kept["offset"], kept["label"]
+        self.length = np.diff(self.offset)
+
+    def order(self, rng: np.random.Generator, size: int, grouped: bool) -> Iterator[np.ndarray]:
+        """Rows of each batch; `grouped` sorts windows of 50 batches by length, then shuffles the batches."""
+        while True:
+            order = rng.permutation(len(self.length))
+            if grouped:
+                window = 50 * size
+                order = np.concatenate([part[np.argsort(self.length[part], kind="stable")]
+                                        for part in np.split(order, range(window, len(order), window))])
+            batches = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+            for i in rng.permutation(len(batches)) if grouped else range(len(batches)):
+                yield batches[i]
+
+    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ids, attention mask), padded to the longest."""
+        ids = np.zeros((len(rows), int(self.length[rows].max())), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : self.length[row]] = self.tokens[self.offset[row] : self.offset[row + 1]]
+        return torch.from_numpy(ids), torch.from_numpy((np.arange(ids.shape[1]) < self.length[rows][:, None]).astype(np.int64))
+
+
+def masked(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """15 % of the ordinary tokens: 80 % [MASK], 10 % random, 10 % kept; labels are -100 elsewhere."""
+    chosen = (torch.rand(ids.shape) < 0.15) & (mask > 0) & (ids >= FIRST_WORD)
+    labels, draw = torch.where(chosen, ids, -100), torch.rand(ids.shape)
+    other = torch.randint(FIRST_WORD, 30522, ids.shape)
+    return torch.where(chosen & (draw < 0.8), MASK, torch.where(chosen & (draw < 0.9), other, ids)), labels
+
+
+def loss_of(job: str, form: str, model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor,
+            label: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch."""
+    if job == "fine-tune":
+        return model(input_ids=ids, attention_mask=mask, labels=label).loss
+    ids, labels = masked(ids, mask)
+    if form == "stock":
+        return model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    hidden = model.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    at = labels != -100
+    return torch.nn.functional.cross_entropy(model.cls(hidden[at]), labels[at])
+
+
+def trainer(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int], int]:
+    """A function that makes steps of training and returns the real tokens they read."""
+    kind = {"fine-tune": BertForSequenceClassification, "masked-LM": BertForMaskedLM}[job]
+    model = kind.from_pretrained(checkpoint, attn_implementation="sdpa").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=True)
+    batches = texts.order(np.random.default_rng(0), SIZE[job], form == "tuned")
+
+    def run(steps: int) -> int:
+        tokens = 0
+        for _ in range(steps):
+            rows = next(batches)
+            ids, mask = texts.padded(rows)
+            loss = loss_of(job, form, model, ids, mask, torch.from_numpy(texts.label[rows]))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens += int(mask.sum())
+        return tokens
+
+    return run
+
+
+def encoder(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int], int]:
+    """A function that encodes batches to unit vectors by mean pooling."""
+    model = BertModel.from_pretrained(checkpoint, attn_implementation="sdpa", add_pooling_layer=False).eval()
+    batches = texts.order(np.random.default_rng(0), SIZE[job], form == "tuned")
+
+    def run(steps: int) -> int:
+        tokens = 0
+        with torch.inference_mode():
+            for _ in range(steps):
+                ids, mask = texts.padded(next(batches))
+                hidden, real = model(input_ids=ids, attention_mask=mask).last_hidden_state, mask[..., None]
+                torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1)).numpy()
+                tokens += int(mask.sum())
+        return tokens
+
+    return run
+
+
+def ceiling(size: int = 2048) -> float:
+    """GFLOP/s of a plain f32 matrix product here, the best of ten."""
+    x, best = torch.ones(size, size), 0.0
+    for _ in range(11):
+        began = time.perf_counter()
+        x @ x
+        best = max(best, 2e-9 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def main(job: str, form: str, path: str, checkpoint: str) -> None:
+    """Serve steps until standard input ends."""
+    torch.manual_seed(0)
+    run = (encoder if job == "encode" else trainer)(job, form, Texts(path), checkpoint)
+    run(1)
+    print(json.dumps({"ready": True, "ceiling": ceiling(), "torch": torch.__version__, "threads": torch.get_num_threads()}),
+          flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        tokens = run(int(line))
+        print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - began,
+                          "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
