@@ -11,6 +11,7 @@ import numpy as np
 from flax import serialization
 from safetensors import SafetensorError, safe_open
 
+from ecrec_jax import torch_file
 from ecrec_jax.types import Facts, InputError, Parameters
 
 CONFIG = {
@@ -102,21 +103,15 @@ def torch_of(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def read_tensors(folder: Path) -> Parameters:
-    """All tensors of a folder in f32 under our names; pickles are never opened.
+    """All tensors of a folder in f32 under our names: safetensors, else msgpack, else what `torch_file` reads of a pickle.
 
     Raises:
         InputError: no file that can be read, a damaged one, or a shard outside the folder.
     """
-    index, single, flax = (folder / name for name in ("model.safetensors.index.json", "model.safetensors", "flax_model.msgpack"))
-    if single.is_file() or index.is_file():
-        files = [single] if single.is_file() else shards(index)
-        raw = {}
-        for file in files:
-            try:
-                with safe_open(file, framework="numpy") as opened:
-                    raw |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-            except (SafetensorError, OSError, TypeError) as error:
-                raise InputError(f"{file}: not a readable safetensors file ({error})") from None
+    flax = folder / "flax_model.msgpack"
+    safe, torch = files(folder, "model.safetensors"), files(folder, "pytorch_model.bin")
+    if safe or (torch and not flax.is_file()):
+        raw = {name: tensor for file in safe or torch for name, tensor in (safetensors if safe else torch_file.read)(file).items()}
         pairs = [ours(name, tensor) for name, tensor in raw.items() if name not in UNREAD]
     elif flax.is_file():
         try:
@@ -125,9 +120,7 @@ def read_tensors(folder: Path) -> Parameters:
             raise InputError(f"{flax}: not a readable msgpack file ({error})") from None
         pairs = [(canonical(name), tensor) for name, tensor in leaves if name not in UNREAD]
     else:
-        other = "only pytorch_model.bin, a pickle, which is never opened: convert it to safetensors" \
-            if (folder / "pytorch_model.bin").is_file() else "none of model.safetensors, its index, flax_model.msgpack"
-        raise InputError(f"{folder} holds {other}")
+        raise InputError(f"{folder} holds none of model.safetensors, flax_model.msgpack, pytorch_model.bin, nor an index of shards")
     twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if twice:
         raise InputError(f"{folder} holds two tensors, under different names, for each of {', '.join(twice)}")
@@ -147,16 +140,28 @@ def one_bias(tensors: Parameters, folder: Path) -> Parameters:
     return tensors
 
 
-def shards(index: Path) -> list[Path]:
-    """The files an index names, all inside its folder."""
+def safetensors(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file by name."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, TypeError) as error:
+        raise InputError(f"{file}: not a readable safetensors file ({error})") from None
+
+
+def files(folder: Path, name: str) -> list[Path]:
+    """A file of weights, or the shards its index names, all inside the folder; none where neither is there."""
+    index = folder / f"{name}.index.json"
+    if (folder / name).is_file() or not index.is_file():
+        return [folder / name] if (folder / name).is_file() else []
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError):
-        raise InputError(f"{index}: not a safetensors index") from None
+        raise InputError(f"{index}: not an index of shards") from None
     for name in names:
         if Path(name).name != name:
             raise InputError(f"{index}: shard {name!r} lies outside the folder")
-    return [index.parent / name for name in names]
+    return [folder / name for name in names]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

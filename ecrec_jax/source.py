@@ -46,7 +46,10 @@ def locate(reference: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(reference, allow_patterns=["*.json", "*.safetensors", "flax_model.msgpack", "vocab.txt"]))
+        folder = Path(snapshot_download(reference, allow_patterns=["*.json", "*.safetensors", "flax_model.msgpack", "vocab.txt"]))
+        if not any(path.suffix in (".safetensors", ".msgpack") for path in folder.iterdir()):
+            snapshot_download(reference, allow_patterns=["pytorch_model*.bin"])
+        return folder
     except Exception as error:  # noqa: BLE001 (offline, unknown, forbidden: one sentence for all)
         raise InputError(f"model.checkpoint: {reference} is no local folder, and the hub could not give it "
                          f"({type(error).__name__}); download it elsewhere and set model.checkpoint=/path/to/folder") from None

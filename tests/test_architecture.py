@@ -16,8 +16,8 @@ from tests.world import composed, names, section_of
 ROOT = Path(launch.CONF).parent
 PURE = ("block", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
-          ("section", "data", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "build", "evaluate",
-           "meter", "loop"), ("use",),
+          ("section", "data", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "torch_file", "build",
+           "evaluate", "meter", "loop"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"block", "types"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "losses", "metrics", "types"}}
@@ -132,7 +132,8 @@ def test_layers(name):
 
 # a package, and the files that may import it
 ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec_jax/tracker/wandb\.py$",
-        "orbax": r"ecrec_jax/checkpoint\.py$", "torch": r"$^", "pickle": r"$^", "dill": r"$^", "cloudpickle": r"$^",
+        "orbax": r"ecrec_jax/checkpoint\.py$", "torch": r"$^", "pickle": r"ecrec_jax/torch_file\.py$",
+        "dill": r"$^", "cloudpickle": r"$^",
         "tensorflow": r"$^", "matplotlib": r"experiments/plot\.py$", "sklearn": r"ecrec_jax/(metrics\.py|use/)",
         "transformers": r"ecrec_jax/data/tokenise\.py$", "huggingface_hub": r"ecrec_jax/source\.py$",
         "grain": r"$^", "absl": r"$^"}

@@ -224,7 +224,7 @@ REFUSED = {
     "pointer msgpack": (GOLDEN / "bert" / "sequence_classification_flax",
                         lambda folder: (folder / "flax_model.msgpack").write_bytes(b"\x01"), "not a readable msgpack"),
     "shard outside": (CLASSIFIER, index('{"weight_map": {"a": "../x.safetensors"}}'), r"\.\./x.safetensors.*outside"),
-    "broken index": (CLASSIFIER, index('{"weight_map": 3}'), "not a safetensors index"),
+    "broken index": (CLASSIFIER, index('{"weight_map": 3}'), "not an index of shards"),
 }
 
 
