@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecrec_jax import block, factored, losses, metrics
+from ecrec_jax import block, factored, losses, metrics, section
 from ecrec_jax.task.classification import Classification
 from ecrec_jax.task.regression import Regression
-from ecrec_jax.types import Example, InputError, Noise
+from ecrec_jax.types import Example, Facts, InputError, Noise
 from tests import world
 
 RNG = np.random.default_rng(0)
@@ -237,3 +237,19 @@ def test_a_new_vocabulary_bias_is_the_log_frequency():
     from ecrec_jax.head.tokens import log_frequency
     np.testing.assert_array_equal(log_frequency(None, (0,), 5), np.zeros(5))
     np.testing.assert_allclose(np.exp(log_frequency((9, 9, 3, 1), (0, 1), 5)), np.array([1, 1, 4, 2, 1]) / 9, rtol=1e-6)
+
+
+def test_each_layer_learns_slower_than_the_one_above():
+    """Rates of Howard & Ruder, and the decayed share of the weights with them."""
+    options = world.section_of("optimizer", "adamw") | {"layer_decay": 0.5, "clip": None, "weight_decay": 0.5, "learning_rate": 0.1,
+                                                        "schedule": "constant", "warmup": 0.0}
+    names = {"model.embeddings.word_embeddings.embedding": 0.125, "model.encoder.layer.0.attention.output.dense.kernel": 0.25,
+             "model.encoder.layer.1.output.dense.bias": 0.5, "model.pooler.dense.kernel": 1.0, "head.classifier.kernel": 1.0}
+    made = section.make(options, "optimizer", Facts(steps=10))
+    assert made.shares(list(names)) == names
+    ones = {name: jnp.ones((2, 3)) for name in names}
+    moved, _ = made.update(ones, made.init(ones), ones)   # Adam's first step is 1 in every number
+    for name, share in names.items():
+        np.testing.assert_allclose(moved[name], -0.1 * share * (1.0 if name.endswith("bias") else 1.5), rtol=1e-5)
+    with pytest.raises(InputError, match="optimizer.layer_decay is 0"):
+        section.make(options | {"layer_decay": 0.0}, "optimizer", Facts(steps=10))

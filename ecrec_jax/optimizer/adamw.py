@@ -1,6 +1,7 @@
 """AdamW with warm-up, decay of the rate, and clipping."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,13 +16,15 @@ from ecrec_jax.types import InputError, Parameters
 @dataclasses.dataclass(frozen=True)
 class Adamw:
     """AdamW (Loshchilov & Hutter 2019, alg. 2). `warmup` is a share of all steps; `clip` the largest global norm of a
-    gradient (null: none); `decay` and `no_decay` are regular expressions on parameter paths that cover every one."""
+    gradient (null: none); `decay` and `no_decay` are regular expressions on parameter paths that cover every one. Each layer
+    learns at `layer_decay` times the rate of the one above it (Howard & Ruder 2018, §3.2), the embeddings below them all."""
 
     learning_rate: float
     weight_decay: float
     schedule: Literal["linear", "cosine", "constant"]
     warmup: float
     clip: float | None
+    layer_decay: float
     beta1: float
     beta2: float
     epsilon: float
@@ -33,6 +36,8 @@ class Adamw:
         for name in ("warmup", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}, must be 0 or more, below 1")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"optimizer.layer_decay is {self.layer_decay}, must be above 0 and at most 1")
         for name in ("learning_rate", "weight_decay", "epsilon", "clip"):
             if (getattr(self, name) or 0) < 0 or (name == "clip" and self.clip == 0):
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}, must not be negative")
@@ -49,13 +54,21 @@ class Adamw:
         """Which parameters shrink."""
         return select(paths, self.decay, self.no_decay, ("optimizer.decay", "optimizer.no_decay"))
 
+    def shares(self, paths: Sequence[str]) -> dict[str, float]:
+        """The share of the rate that each parameter learns at: 1 for the head and what else stands above the layers."""
+        found = {path: re.search(r"\.layer\.(\d+)\.", path) for path in paths}
+        depth = 1 + max((int(hit[1]) for hit in found.values() if hit), default=-1)
+        below = {path: depth - int(hit[1]) if hit else (depth + 1) * ("embeddings." in path) for path, hit in found.items()}
+        return {path: self.layer_decay ** below[path] for path in paths}
+
     def transformation(self, paths: Sequence[str]) -> optax.GradientTransformation:
         """The chain for these parameters; its numbers are leaves of the state, so that replicas may differ in them."""
-        mask = self.decayed(paths)
+        mask, shares = self.decayed(paths), self.shares(paths)
 
         def chain(learning_rate: Any, weight_decay: Any, beta1: Any, beta2: Any, epsilon: Any,
                   clip: Any = None) -> optax.GradientTransformation:
             parts = [optax.scale_by_adam(beta1, beta2, epsilon), optax.add_decayed_weights(weight_decay, mask),
+                     optax.stateless(lambda updates, _: {path: x * shares[path] for path, x in updates.items()}),
                      optax.scale_by_schedule(self.factor), optax.scale_by_learning_rate(learning_rate)]
             return optax.chain(*([] if clip is None else [optax.clip_by_global_norm(clip)]), *parts)
 
