@@ -18,7 +18,8 @@ from ecrec_jax.section import FACTS, RATES, arguments, make, target
 from ecrec_jax.source import Source, best, fit, load_config, load_facts, read
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 
-OURS = {"checkpoint", "new_head", "dtype"}       # keys of every model that are not its constructor's
+OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys of every option of a noun that are not its
+        "strategy": {"coordinator", "processes", "process_id"}}          # constructor's
 LEAKED = "rows of valid or test that the checkpoint was trained on"
 ASSETS = Path(__file__).parent / "assets"
 
@@ -65,6 +66,11 @@ def tokenizer_folder(config: Mapping[str, Any], source: Source | None) -> str:
     return str(inner if inner.is_dir() else source.folder)
 
 
+def constructors(config: Mapping[str, Any], noun: str) -> dict[str, Any]:
+    """What of a section is its constructor's."""
+    return {name: value for name, value in config[noun].items() if name not in OURS.get(noun, ())}
+
+
 def build(config: Mapping[str, Any]) -> Parts:
     """All parts of a new run: checkpoint, tokenizer, data, facts, model, head, task, optimizer, in this order.
 
@@ -109,8 +115,7 @@ def build(config: Mapping[str, Any]) -> Parts:
 def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None) -> Parts:
     """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint."""
     rngs = nnx.Rngs(config["seed"])
-    section = {name: value for name, value in config["model"].items() if name not in OURS}
-    model = make(section, "model", facts, rngs=rngs)
+    model = make(constructors(config, "model"), "model", facts, rngs=rngs)
     seeded = {"rngs": rngs} if "rngs" in arguments(target(config["head"], "head")) else {}
     graph, parameters, constants = split(Net(model, make(config["head"], "head", facts, **seeded)), config["model"]["dtype"])
     report: dict[str, Any] = {"new": list(parameters) if source else [], "unread": []}
@@ -118,7 +123,7 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
         if source.labels and facts.labels and not config["model"]["new_head"]:
             agree(source, facts)
         parameters, report = fit(parameters, source, config["model"]["new_head"])
-    made = {name: make(config[name], name, facts) for name in ("task", "peft", "gradient", "strategy")}
+    made = {name: make(constructors(config, name), name, facts) for name in ("task", "peft", "gradient", "strategy")}
     return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, **made)
 
 

@@ -66,11 +66,13 @@ def known(config: Mapping[str, Any]) -> None:
         names = ",".join(("jsonl", *config["tracker"]))
         raise InputError(f"tracker: jsonl is always on, it writes metrics.jsonl: tracker=[{names}]")
     for name in NOUNS:
-        section.validate({k: x for k, x in config[name].items() if name != "model" or k not in build.OURS}, name)
+        section.validate(build.constructors(config, name), name)
     for name, node in config["tracker"].items():
         section.validate(node, f"tracker.{name}")
-    for name, hint in (("checkpoint", str | None), ("new_head", bool), ("dtype", Literal["float32", "bfloat16"])):
-        section.checked(config["model"].get(name), hint, f"model.{name}")
+    for noun, name, hint in (("model", "checkpoint", str | None), ("model", "new_head", bool),
+                             ("model", "dtype", Literal["float32", "bfloat16"]), ("strategy", "coordinator", str | None),
+                             ("strategy", "processes", int | None), ("strategy", "process_id", int | None)):
+        section.checked(config[noun].get(name), hint, f"{noun}.{name}")
 
 
 def check(config: Mapping[str, Any]) -> None:

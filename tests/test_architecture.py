@@ -16,7 +16,7 @@ from tests.world import composed, names, section_of
 ROOT = Path(launch.CONF).parent
 PURE = ("block", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
-          ("section", "data", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "torch_file", "build",
+          ("section", "data", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "torch_file", "build",
            "evaluate", "meter", "loop"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"block", "types"}, "head": {"block", "factored", "types"},
@@ -29,11 +29,12 @@ CODE = [name for name, text in SOURCES.items() if text.strip()]
 TREES = {name: ast.parse(SOURCES[name]) for name in CODE}
 LOADED = {x.attr for tree in TREES.values() for x in ast.walk(tree)   # read of any object but `self`, anywhere
           if isinstance(x, ast.Attribute) and isinstance(x.ctx, ast.Load) and ast.unparse(x.value) != "self"}
-OWN = {"checkpoint", "new_head", "dtype"}   # keys of every model that its constructor doesn't have
+OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of a noun that its constructor doesn't have
+       "strategy": {"coordinator", "processes", "process_id"}}
 NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm", "head": "classify regress tokens embed",
     "task": "classification regression masked_lm contrastive", "peft": "full bitfit", "gradient": "plain accumulate",
-    "optimizer": "adamw", "strategy": "jit pmap", "tracker": "console jsonl wandb",
+    "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb",
     "experiment": "sentiment department rating_regression intent pretrain article classify regress",
 }
 
@@ -158,16 +159,16 @@ def test_pure():
 
 
 def test_devices():
-    """Devices are looked for in strategies, and written down once a run."""
+    """Devices and processes are looked for in one file, and the devices written down once a run."""
+    asking = {"devices", "local_devices", "device_count", "local_device_count", "process_index", "process_count", "distributed"}
     seen = []
     for name in CODE:
         for function in functions(TREES[name]):
-            if {"devices", "local_devices", "device_count", "local_device_count"} & {
-                    x.attr for x in ast.walk(function) if isinstance(x, ast.Attribute) and ast.unparse(x.value) == "jax"}:
+            if asking & {x.attr for x in ast.walk(function) if isinstance(x, ast.Attribute) and ast.unparse(x.value) == "jax"}:
                 seen.append((name, function.name))
         top = [node for node in TREES[name].body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
         assert not re.search(r"jax\.(local_)?devices", "\n".join(map(ast.unparse, top))), name
-    outside = [(name, function) for name, function in seen if not name.startswith("ecrec_jax/strategy/")]
+    outside = [(name, function) for name, function in seen if name != "ecrec_jax/mesh.py"]
     assert len(seen) > len(outside) and [function for _, function in outside] == ["environment"], outside
     assert outside[0][0].startswith("experiments/")
 
@@ -248,10 +249,9 @@ def test_yaml(path):
     assert node["_target_"].startswith(f"ecrec_jax.{noun}.") and node["_target_"].count(".") == 3
     cls = section.target(node, noun)
     assert inspect.isclass(cls) and cls.__module__ == node["_target_"].rpartition(".")[0]
-    known = {"_target_", *section.arguments(cls)} | (OWN if noun == "model" else set())
+    known = {"_target_", *section.arguments(cls)} | OWN.get(noun, set())
     assert set(node) <= known, set(node) - known
-    if noun == "model":
-        assert set(node) >= OWN
+    assert set(node) >= OWN.get(noun, set())
 
 
 @pytest.mark.parametrize("noun", NEEDED)

@@ -1,26 +1,20 @@
-"""One program over a mesh of all local devices: parameters replicated, rows divided. The reference strategy."""
+"""One program over a mesh of all devices: parameters replicated, rows divided. The reference strategy."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ecrec_jax.block import pad_rows
-from ecrec_jax.types import Batch, InputError, Parameters
+from ecrec_jax import mesh
+from ecrec_jax.types import Batch, Parameters
 
 
 class Jit:
-    """`devices`: how many (null: all local ones)."""
+    """`devices`: how many (null: all)."""
 
     def __init__(self, devices: int | None):
-        found = jax.local_devices()
-        if devices is not None and not 1 <= devices <= len(found):
-            raise InputError(f"strategy.devices {devices} asked for, {len(found)} found")
-        self.devices = devices or len(found)
-        self.mesh = Mesh(np.array(found[: self.devices]), ("data",), axis_types=(AxisType.Auto,))
-        self.rows, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+        data = mesh.over(devices)
+        self.devices, (self.rows, self.whole) = data.size, mesh.layouts(data)
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """jax.jit; `donate` gives the first argument's memory to the result."""
@@ -28,11 +22,11 @@ class Jit:
 
     def place(self, tree: Any) -> Any:
         """Arrays onto every device."""
-        return jax.device_put(tree, self.whole)
+        return mesh.lay(tree, lambda _: self.whole)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """Rows onto the devices, after empty rows up to a multiple of devices × `multiple`."""
-        return jax.device_put(pad_rows(batch, self.devices * multiple), self.rows)
+        return mesh.deal(batch, self.rows, multiple)
 
     def use(self, parameters: Parameters) -> Parameters:
         """As they are: every device has all."""
@@ -44,8 +38,8 @@ class Jit:
 
     def gather(self, tree: Any) -> Any:
         """All rows on every device."""
-        return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: self.whole, tree))
+        return mesh.hold(tree, lambda _: self.whole)
 
     def fetch(self, tree: Any) -> Any:
-        """Replicated arrays to numpy."""
-        return jax.device_get(tree)
+        """Whole arrays to numpy."""
+        return mesh.fetch(tree)

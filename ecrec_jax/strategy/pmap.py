@@ -5,22 +5,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ecrec_jax import mesh
 from ecrec_jax.block import pad_rows
 from ecrec_jax.types import Batch, InputError, Parameters
 
 
 class Pmap:
-    """`devices`: how many (null: all local ones). Every array gets a leading axis of devices."""
+    """`devices`: how many (null: all). Every array gets a leading axis of devices."""
 
     def __init__(self, devices: int | None):
-        found = jax.local_devices()
-        if devices is not None and not 1 <= devices <= len(found):
-            raise InputError(f"strategy.devices {devices} asked for, {len(found)} found")
-        self.devices = devices or len(found)
-        self.found = found[: self.devices]
-        self.each = NamedSharding(Mesh(np.array(self.found), ("data",)), PartitionSpec("data"))
+        if not mesh.alone():
+            raise InputError("strategy pmap works in one process: choose strategy=jit or strategy=fsdp")
+        data = mesh.over(devices)
+        self.devices, self.found, (self.each, _) = data.size, list(data.devices), mesh.layouts(data)
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """jax.pmap; `donate` gives the first argument's memory to the result."""
@@ -29,7 +27,7 @@ class Pmap:
     def place(self, tree: Any) -> Any:
         """A copy for every device."""
         copies = jax.tree.map(lambda x: np.broadcast_to(x, (self.devices, *np.shape(x))), tree)
-        return jax.device_put(copies, self.each)
+        return mesh.lay(copies, lambda _: self.each)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """[devices, rows / devices, …], after empty rows up to a multiple of devices × `multiple`."""

@@ -1,0 +1,146 @@
+"""The devices and processes of a run: which there are, how host arrays get onto them and back, and what processes agree on."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+
+from ecrec_jax.block import pad_rows
+from ecrec_jax.types import Batch, InputError
+
+
+def connect(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
+    """Join the other processes of a run; needed before anything asks for devices. `coordinator` is host:port of process 0,
+    `auto` where the surroundings say all of it (Slurm, TPU pods, MPI), null for a run of one process.
+
+    Raises:
+        InputError: the three don't fit together, or the others are not found.
+    """
+    numbers = {"processes": processes, "process_id": process_id}
+    given = [name for name, value in numbers.items() if value is not None]
+    if coordinator in (None, "auto") and given:
+        raise InputError(f"strategy.{given[0]} is set, strategy.coordinator is not: give the host:port of process 0")
+    if coordinator not in (None, "auto"):
+        if len(given) < 2:
+            raise InputError("strategy.coordinator is set: give strategy.processes and strategy.process_id too")
+        if not 0 <= process_id < processes:
+            raise InputError(f"strategy.process_id is {process_id}, must be at least 0 and below strategy.processes, {processes}")
+    if coordinator is None or jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(**({} if coordinator == "auto" else {"coordinator_address": coordinator,
+                                      "num_processes": processes, "process_id": process_id}))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"strategy.coordinator={coordinator}: {str(error).splitlines()[0]}") from error
+
+
+def alone() -> bool:
+    """Whether this is the only process."""
+    return jax.process_count() == 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes files and tells trackers."""
+    return jax.process_index() == 0
+
+
+def over(devices: int | None) -> Mesh:
+    """A mesh with one axis, "data", over so many devices of all processes (null: all).
+
+    Raises:
+        InputError: there are fewer, or several processes were to share a part of them.
+    """
+    found = jax.devices()
+    if devices is not None and not 1 <= devices <= len(found):
+        raise InputError(f"strategy.devices {devices} asked for, {len(found)} found")
+    if devices not in (None, len(found)) and not alone():
+        raise InputError(f"strategy.devices is {devices}, but several processes use all their {len(found)} devices: leave it null")
+    return Mesh(np.array(found[:devices]), ("data",), axis_types=(AxisType.Auto,))
+
+
+def layouts(data: Mesh) -> tuple[NamedSharding, NamedSharding]:
+    """(rows divided over the mesh, whole on every device)."""
+    return NamedSharding(data, PartitionSpec("data")), NamedSharding(data, PartitionSpec())
+
+
+def lay(tree: Any, layout: Callable[[Any], Sharding]) -> Any:
+    """Host arrays, the same on every process, as global ones of the shardings that `layout` gives them. A process puts its
+    own parts and asks nothing of the others, so that a thread may do it."""
+    def one(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, layout(x), lambda index: np.asarray(x[index]))
+
+    return jax.tree.map(one, tree)
+
+
+def deal(batch: Batch, rows: NamedSharding, multiple: int) -> Batch:
+    """A batch with its rows dealt out, after empty ones up to a multiple of devices × `multiple`."""
+    return lay(pad_rows(batch, rows.mesh.size * multiple), lambda _: rows)
+
+
+def hold(tree: Any, layout: Callable[[Any], Sharding]) -> Any:
+    """Inside a program: arrays of these shardings from here on."""
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(layout, tree))
+
+
+def fetch(tree: Any) -> Any:
+    """Global arrays to numpy, whole on every process; what is spread over processes one array after the other, so that
+    no device ever holds more than one of them whole."""
+    def one(x: Any) -> Any:
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return x
+        return np.asarray(jax.jit(lambda a: a, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x))
+
+    return jax.device_get(jax.tree.map(one, tree))
+
+
+def agree(find: Callable[[], Any]) -> Any:
+    """What process 0 finds, on every process; `find` runs there alone and gives what JSON can hold.
+
+    Raises:
+        InputError: `find` raised it; every process does.
+    """
+    if alone():
+        return find()
+    said: dict[str, Any] = {}
+    if first():
+        try:
+            said = {"found": find()}
+        except InputError as error:
+            said = {"error": str(error)}
+    text = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    said = json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, size)).tobytes())
+    if "error" in said:
+        raise InputError(said["error"])
+    return said["found"]
+
+
+def share(tree: Any, like: Any) -> Any:
+    """Process 0's host arrays on every process, bit by bit; the others give `like`, arrays of the same shapes and types."""
+    if alone():
+        return tree
+    given = jax.tree.map(np.asarray, tree if first() else like)
+    bits = jax.tree.map(lambda x: x.view(f"u{x.dtype.itemsize}"), given)   # a sum with zeros would lose the sign of -0.0
+    return jax.tree.map(lambda x, b: np.asarray(b).view(x.dtype), given, multihost_utils.broadcast_one_to_all(bits))
+
+
+def same(value: Any, what: str) -> None:
+    """Whether all processes have the same of what JSON can hold.
+
+    Raises:
+        InputError: they haven't; every process raises it.
+    """
+    mine = json.dumps(value, sort_keys=True)
+    equal = agree(lambda: mine) == mine
+    if not alone() and not multihost_utils.process_allgather(np.array(equal)).all():
+        raise InputError(f"{what} must be the same on every process")
+
+
+def stopping(call: int) -> bool:
+    """Whether some process got SIGTERM and all of them have come to the `call` that they agreed to stop at."""
+    return multihost_utils.reached_preemption_sync_point(call)

@@ -1,0 +1,58 @@
+"""One program over a mesh of all devices: parameters, optimizer state and rows divided (fully sharded data parallelism)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ecrec_jax import mesh
+from ecrec_jax.types import Batch, InputError, Parameters
+
+
+class Fsdp:
+    """`devices`: how many (null: all). Arrays of fewer than `smallest` numbers stay whole on every device.
+
+    Source: Rajbhandari et al. 2020, "ZeRO", stage 3; Xu et al. 2020, "Automatic cross-replica sharding of weight update".
+    """
+
+    def __init__(self, devices: int | None, smallest: int):
+        if smallest < 0:
+            raise InputError(f"strategy.smallest is {smallest}, must not be negative")
+        self.mesh, self.smallest = mesh.over(devices), smallest
+        self.devices, (self.rows, self.whole) = self.mesh.size, mesh.layouts(self.mesh)
+
+    def layout(self, x: Any) -> NamedSharding:
+        """An array's largest axis that the devices divide is divided; whole where there is none, or the array is small."""
+        axes = [axis for axis, size in enumerate(x.shape) if size and size % self.devices == 0]
+        if x.size < self.smallest or not axes:
+            return self.whole
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * max(axes, key=lambda axis: x.shape[axis]), "data"))
+
+    def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
+        """jax.jit; `donate` gives the first argument's memory to the result."""
+        return jax.jit(function, donate_argnums=(0,) if donate else ())
+
+    def place(self, tree: Any) -> Any:
+        """A part of every array onto each device."""
+        return mesh.lay(tree, self.layout)
+
+    def put(self, batch: Batch, multiple: int) -> Batch:
+        """Rows onto the devices, after empty rows up to a multiple of devices × `multiple`."""
+        return mesh.deal(batch, self.rows, multiple)
+
+    def use(self, parameters: Parameters) -> Parameters:
+        """Whole on every device, for as long as they are used: one gather a weight."""
+        return self.gather(parameters)
+
+    def reduce(self, tree: Any) -> Any:
+        """A sum in the program is a sum over the mesh; of an array each device needs its part alone."""
+        return mesh.hold(tree, self.layout)
+
+    def gather(self, tree: Any) -> Any:
+        """Whole on every device."""
+        return mesh.hold(tree, lambda _: self.whole)
+
+    def fetch(self, tree: Any) -> Any:
+        """Arrays to numpy, their parts put together."""
+        return mesh.fetch(tree)
