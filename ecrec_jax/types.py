@@ -64,6 +64,7 @@ class Facts:
     initializer_range: float | None = None
     pooler: bool | None = None
     tied: bool | None = None
+    causal: bool = False
     pad_id: int | None = None
     cls_id: int | None = None
     sep_id: int | None = None

@@ -1,15 +1,20 @@
 """Pretraining objectives: which tokens are hidden together, what a causal model sees, what two views of a text are."""
 
+import json
 import sys
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecrec_jax import build, section
+from ecrec_jax import build, evaluate, pretrained, section, source
 from ecrec_jax.data import tokenise
-from ecrec_jax.types import Example, Facts, InputError
+from ecrec_jax.types import Example, Facts, InputError, Noise
 from tests import world
+from tests.conftest import GOLDEN
+from tests.test_commands import TINY, call
 
 TOKENIZER = str(build.ASSETS / "bert_uncased")
 FACTS = Facts(vocabulary=60, mask_id=7, special_ids=(0, 1, 2, 3, 7))
@@ -110,3 +115,83 @@ def test_words_of_a_segmenter(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "jieba", None)
     with pytest.raises(InputError, match=r"data\.segmenter: jieba is not installed"):
         tokenise.tokenise(TOKENIZER, ["新"], None, 20, "jieba")
+
+
+# ---- causal LM
+def losses_of(made, batch):
+    """f32[B,S] as a function of an offset to the embeddings."""
+    given = {key: jnp.asarray(x) for key, x in batch.items()}
+    net = made.graph.net(made.parameters)
+    return lambda offset: made.task.loss(net(given | {"offset": offset}, Noise(jnp.uint32(3), given["row"])),
+                                         given | {"offset": offset}, lambda x: x)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_no_gradient_from_the_future(causal):
+    """The loss of a slot depends on its own token and every earlier one of its segment, and on no other."""
+    made = world.parts("causal_lm", f"model.causal={causal}")
+    batch = {key: x[:1] for key, x in next(world.feed(made.task, "causal_lm").batches(0, 0)).items()}
+    moved = jax.jacrev(losses_of(made, batch))(jnp.zeros((1, world.LENGTH, 32)))[0, :, 0]       # [S,L,D]
+    slot, segment = batch["slot"][0], batch["segment"][0]
+    real = batch["weight"][0] > 0
+    at, reads = np.arange(world.LENGTH), np.asarray(jnp.abs(moved).max(-1))[real] > 0
+    same = segment[slot[real]][:, None] == segment
+    assert segment.max() > 1 and (reads == (same & (at <= slot[real][:, None]) if causal else same)).all()
+
+
+def test_labels_are_the_next_tokens():
+    task = section.make(world.section_of("task", "causal_lm"), "task", FACTS)
+    example = text(np.random.default_rng(0), 5)
+    found = task.prepare(example, np.random.default_rng(0))
+    assert found["label"].tolist() == example.tokens[1:].tolist() and found["label"][-1] == 3
+    assert found["slot"].tolist() == list(range(len(example.tokens) - 1)) and len(found["slot"]) == task.size(example)[1]
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "masked_lm"])
+def test_evaluation_of_packed_texts_is_that_of_single_ones(task):
+    made, found = world.parts(task), []
+    trained, frozen = made.peft.split(made.parameters)
+    evaluator = evaluate.Evaluator(made, made.strategy.place(frozen))
+    for alone in (False, True):
+        feed = world.feed(made.task, task, rows=8, alone=alone)
+        found.append((feed.count(None, 0), *evaluator.measure(made.strategy.place(trained), feed)))
+    assert found[0][0] < found[1][0] and np.abs(found[0][2]["loss"] - found[1][2]["loss"]).max() < 1e-5
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5) and set(found[0][1]) == {"loss", "perplexity", "accuracy"}
+    assert found[0][1]["perplexity"] == pytest.approx(np.exp(found[0][1]["loss"]), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory):
+    """A causally pretrained run."""
+    folder = tmp_path_factory.mktemp("causal") / "run"
+    assert call("train", "experiment=pretrain_causal", "debug=fast", "tracker=[jsonl]", f"run_dir={folder}", *TINY) == 0
+    return folder
+
+
+def test_a_causal_run_stays_causal(causal, tmp_path, capsys):
+    """As a checkpoint, as a net, and as an export, which says that it is a decoder and is not read back as an encoder."""
+    net = pretrained.load(str(causal), "causal_lm")
+    tokens = np.array([[101, 2307, 4377, 102]])
+    batch = {"tokens": tokens, "segment": 0 * tokens + 1, "position": np.arange(4)[None], "type": 0 * tokens, "slot": np.arange(4)[None]}
+    before, after = (np.asarray(net(batch | {"tokens": x})) for x in (tokens, np.where(np.arange(4) == 3, 4377, tokens)))
+    assert np.array_equal(before[:, :3], after[:, :3]) and not np.array_equal(before[:, 3], after[:, 3])
+    for head in ("masked_lm", "sequence_classification"):
+        with pytest.raises(InputError, match="its attention is causal"):
+            pretrained.load(str(causal), head)
+    assert call("export", f"run_dir={causal}", f"out={tmp_path / 'out'}") == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["is_decoder"] is True and config["architectures"] == ["BertLMHeadModel"]
+    with pytest.raises(InputError, match="is_decoder is true"):
+        pretrained.load(str(tmp_path / "out"))
+    with pytest.raises(InputError, match="is not causal, so it can't have the head 'causal_lm'"):
+        pretrained.load(str(GOLDEN / "bert" / "masked_lm"), "causal_lm")
+    words = ["experiment=sentiment", "model=bert", f"model.checkpoint={causal}", "debug=fast", "tracker=[jsonl]",
+             "data.max_length=32", f"run_dir={tmp_path / 'tuned'}"]
+    capsys.readouterr()
+    assert call("train", *words) == 2 and "head.pooling is cls, but the first token of a causal" in capsys.readouterr().err
+    assert call("train", *words, "head.pooling=mean") == 0 and source.load_facts(tmp_path / "tuned").causal
+
+
+def test_next_tokens_need_a_causal_model(tmp_path, capsys):
+    assert call("train", "experiment=pretrain_causal", "model.causal=null", f"run_dir={tmp_path}") == 2
+    assert "set model.causal=true" in capsys.readouterr().err
