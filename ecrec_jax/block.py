@@ -96,9 +96,13 @@ def activation(name: str) -> Callable[[Array], Array]:
     return table[name]
 
 
-def same_segment(segment: Int[Array, "B L"]) -> Bool[Array, "B 1 L L"]:
-    """Who may attend to whom: tokens of one segment. Padding (0) sees padding, so that no row of softmax is empty."""
-    return (segment[:, :, None] == segment[:, None, :])[:, None]
+def visible(segment: Int[Array, "B L"], causal: bool) -> Bool[Array, "B 1 L L"]:
+    """Who may attend to whom: tokens of one segment to each other, or only to themselves and earlier ones (`causal`).
+
+    Padding (0) sees padding, so that no row of softmax is empty.
+    """
+    same = (segment[:, :, None] == segment[:, None, :])[:, None]
+    return jnp.tril(same) if causal else same
 
 
 def attend(

@@ -114,6 +114,9 @@ def build(config: Mapping[str, Any]) -> Parts:
 
 def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None) -> Parts:
     """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint."""
+    if facts.causal and config["head"].get("pooling") in ("cls", "first"):
+        raise InputError(f"head.pooling is {config['head']['pooling']}, but the first token of a causal model sees no other: set "
+                         "head.pooling=mean, or model.causal=false to let all tokens see each other")
     rngs = nnx.Rngs(config["seed"])
     model = make(constructors(config, "model"), "model", facts, rngs=rngs)
     seeded = {"rngs": rngs} if "rngs" in arguments(target(config["head"], "head")) else {}

@@ -39,7 +39,7 @@ def facts_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise InputError(f"{where}: {key} is {config[key]!r}, only {wanted!r} is implemented")
     for key in ("is_decoder", "add_cross_attention"):
         if config.get(key):
-            raise InputError(f"{where}: {key} is true; the encoder implemented here is no decoder")
+            raise InputError(f"{where}: {key} is true; files of decoders are not read, though a run of ours may be causal")
     merged = ABSENT | dict(config)
     missing = [key for key in CONFIG.values() if key not in merged]
     if missing:
@@ -55,7 +55,7 @@ def config_of(facts: Facts, architecture: str) -> dict[str, Any]:
     labels = facts.labels or ()
     config = {key: getattr(facts, fact) for fact, key in CONFIG.items()} | {
         "model_type": "bert", "architectures": [architecture], "pad_token_id": facts.pad_id or 0, "dtype": "float32",
-        "position_embedding_type": "absolute", "tie_word_embeddings": facts.tied is not False}
+        "is_decoder": facts.causal, "position_embedding_type": "absolute", "tie_word_embeddings": facts.tied is not False}
     if architecture == "BertForSequenceClassification":
         labels = labels or ("value",)
         config |= {"id2label": {str(i): name for i, name in enumerate(labels)},

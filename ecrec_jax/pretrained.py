@@ -44,22 +44,27 @@ class Pretrained:
         return outputs.logits() if isinstance(outputs, Factored) else outputs
 
 
-def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm"] | None = None, seed: int = 0) -> Pretrained:
+def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm", "causal_lm"] | None = None,
+         seed: int = 0) -> Pretrained:
     """A net with a checkpoint's weights, to be called on a batch.
 
     It returns hidden states f32[B,L,D] without a head, class logits f32[B,S,C] at the slots for
-    `sequence_classification`, vocabulary logits f32[B,S,V] at the slots for `masked_lm`. Leaves that the checkpoint
+    `sequence_classification`, vocabulary logits f32[B,S,V] at the slots for `masked_lm` and `causal_lm`. Leaves that the checkpoint
     lacks (a new head, a pooler) are initialised from `seed`.
 
     Raises:
         InputError: the checkpoint can't be found or read, or does not fit.
     """
     heads = {None: None, "sequence_classification": "ecrec_jax.head.classify.Classify",
-             "masked_lm": "ecrec_jax.head.tokens.Tokens"}
+             "masked_lm": "ecrec_jax.head.tokens.Tokens", "causal_lm": "ecrec_jax.head.tokens.Tokens"}
     if head not in heads:
-        raise InputError(f"head {head!r} is none of None, 'sequence_classification', 'masked_lm'")
+        raise InputError(f"head {head!r} is none of None, 'sequence_classification', 'masked_lm', 'causal_lm'")
     source, rngs = read(checkpoint), nnx.Rngs(seed)
     classify = head == "sequence_classification"
+    causal = source.facts.get("causal", False)
+    unfit = head == "masked_lm" or (classify and source.pooling == "cls") if causal else head == "causal_lm"
+    if unfit:
+        raise InputError(f"{source.folder}: its attention is {'' if causal else 'not '}causal, so it can't have the head {head!r}")
     pooler = (classify and source.pooling == "cls") or (head is None and f"{OPTIONAL}dense.kernel" in source.tensors)
     facts = Facts(**source.facts, pooler=pooler, pad_id=0, labels=(source.labels or ("0", "1")) if classify else None)
     model = make({"_target_": "ecrec_jax.model.bert.Bert"}, "model", facts, rngs=rngs)
@@ -91,7 +96,7 @@ def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, f
         raise InputError(f"format {format!r} is none of hf, hf_flax")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already and not empty; name another folder")
-    architecture = architecture_of(parameters)
+    architecture = architecture_of(parameters, facts.causal)
     bare = architecture == "BertModel"
     left = [name for name in parameters if bare and name.startswith("head.")]
     tensors = {convert.theirs(name, bare): np.asarray(x) for name, x in parameters.items() if name not in left}
@@ -116,8 +121,10 @@ def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, f
     return left
 
 
-def architecture_of(parameters: Parameters) -> str:
+def architecture_of(parameters: Parameters, causal: bool) -> str:
     """The transformers class that has a place for these parameters."""
     if "head.classifier.kernel" in parameters and f"{OPTIONAL}dense.kernel" in parameters:
         return "BertForSequenceClassification"
-    return "BertForMaskedLM" if "head.transform.dense.kernel" in parameters else "BertModel"
+    if "head.transform.dense.kernel" in parameters:
+        return "BertLMHeadModel" if causal else "BertForMaskedLM"
+    return "BertModel"

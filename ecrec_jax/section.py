@@ -14,7 +14,7 @@ from beartype.roar import BeartypeException
 
 from ecrec_jax.types import Facts, InputError
 
-RATES = {"dropout", "attention_dropout"}         # facts that a config may overrule: they are choices, not shapes
+RATES = {"dropout", "attention_dropout", "causal"}   # facts that a config may overrule: they are choices, not shapes
 FACTS = {field.name for field in dataclasses.fields(Facts)}
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 

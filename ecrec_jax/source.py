@@ -68,7 +68,7 @@ def read(reference: str) -> Source:
             raise InputError(f"{folder}: the run has no model")
         tensors, head = best(folder), load_config(folder)["head"]
         pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
-        known = {key: getattr(facts, key) for key in convert.CONFIG}
+        known = {key: getattr(facts, key) for key in (*convert.CONFIG, "causal")}
         return Source(folder, known, tensors, facts.labels, pooling, head.get("_target_"))
     path = folder / "config.json"
     try:

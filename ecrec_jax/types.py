@@ -33,12 +33,14 @@ class State(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file."""
+    """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file, and i32[n] the
+    number of the word that each token is a piece of (-1: of none), where its data knows words."""
 
     tokens: np.ndarray
     type: np.ndarray
     label: Any
     index: int
+    word: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Facts:
     initializer_range: float | None = None
     pooler: bool | None = None
     tied: bool | None = None
+    causal: bool = False
     pad_id: int | None = None
     cls_id: int | None = None
     sep_id: int | None = None

@@ -15,7 +15,7 @@ import pandas as pd
 from ecrec_jax import build, evaluate, section
 from ecrec_jax.data import read, tokenise
 from ecrec_jax.data.feed import Feed
-from ecrec_jax.types import Example, Facts, InputError
+from ecrec_jax.types import Facts, InputError
 from experiments import record, wiring
 
 WRITERS = {".csv": lambda t, p: t.to_csv(p, index=False), ".jsonl": lambda t, p: t.to_json(p, orient="records", lines=True,
@@ -37,7 +37,7 @@ def main(config: dict[str, Any]) -> None:
     empty = [i for i, text in enumerate(first) if not text]
     ragged = tokenise.tokenise(parts.tokenizer, first, second, min(data.max_length, parts.facts.positions))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
-    feed = Feed([Example(*ragged[i], blank, i) for i in range(len(first))], parts.task, None)
+    feed = Feed([ragged.example(i, blank) for i in range(len(first))], parts.task, None)
     feed.shaped(config["batch_size"], None)
     trained, frozen = parts.peft.split(parts.parameters)
     place = parts.strategy.place

@@ -33,9 +33,9 @@ OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of
        "strategy": {"coordinator", "processes", "process_id"}}
 NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm", "head": "classify regress tokens embed",
-    "task": "classification regression masked_lm contrastive", "peft": "full bitfit", "gradient": "plain accumulate",
+    "task": "classification regression masked_lm causal_lm contrastive", "peft": "full bitfit", "gradient": "plain accumulate",
     "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb",
-    "experiment": "sentiment department rating_regression intent pretrain article classify regress",
+    "experiment": "sentiment department rating_regression intent pretrain pretrain_causal article classify regress",
 }
 
 

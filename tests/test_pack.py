@@ -17,7 +17,7 @@ from ecrec_jax.types import Example, Facts, InputError
 CONF = Path(__file__).parent.parent / "conf"
 SPECIAL = (0, 1, 2, 3, 7)   # pad, unknown, cls, sep, mask
 FACTS = Facts(vocabulary=60, mask_id=7, cls_id=2, special_ids=SPECIAL, labels=("a", "b"), class_counts=(5, 5), scale=1.0)
-TASKS = ["classification", "regression", "masked_lm", "contrastive"]
+TASKS = ["classification", "regression", "masked_lm", "causal_lm", "contrastive"]
 
 
 def node(noun, *names):

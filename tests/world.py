@@ -73,7 +73,7 @@ def facts(task, checkpoint=False):
     labels = {"labels": ("a", "b", "c"), "class_counts": (5, 3, 2)} if target_of(task) in ("class", "multi") else {}
     return Facts(vocabulary=VOCABULARY, cls_id=1, sep_id=2, mask_id=3, pad_id=0, special_ids=(0, 1, 2, 3), pooler=False,
                  tied=True, center=2.0, scale=1.5, steps=10, width=32, activation="gelu", norm_epsilon=1e-12,
-                 initializer_range=0.02, dropout=0.1, attention_dropout=0.1, **labels)
+                 initializer_range=0.02, dropout=0.1, attention_dropout=0.1, causal=target_of(task) == "next_token", **labels)
 
 
 def examples(task, count, seed=0, longest=14):

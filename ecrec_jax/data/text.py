@@ -52,6 +52,7 @@ class Text:
     row_length: int | None
     batch_size: int
     tokenizer: str | None
+    segmenter: Literal["jieba"] | None
     limit: int | None
 
     def __post_init__(self):
@@ -99,11 +100,11 @@ class Text:
         known = [raw[i] for i in members["train"]]
         members = {name: self.part(rows, strata, name) for name, rows in members.items()}
         labels, facts = self.labels(table, raw, known, members)
-        ragged = tokenise.tokenise(tokenizer, first, second, max_length)
+        ragged = tokenise.tokenise(tokenizer, first, second, max_length, self.segmenter)
         if self.target == "none":
             facts["token_counts"] = tuple(np.bincount(np.concatenate([ragged[i][0] for i in members["train"]])).tolist())
         texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
-        examples = {name: [Example(*ragged[i], labels.get(i, 0), int(i)) for i in rows] for name, rows in members.items()}
+        examples = {name: [ragged.example(int(i), labels.get(i, 0)) for i in rows] for name, rows in members.items()}
         truncated = {name: sum(bool(ragged.truncated[i]) for i in rows) for name, rows in members.items()}
         seen = {text: name for name in reversed(SPLITS) for text in {texts[i] for i in members[name]}}
         report = {"rows": len(first), "dropped without text or label": keep.count(False),

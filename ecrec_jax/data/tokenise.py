@@ -1,29 +1,36 @@
-"""Token ids of texts, made once and kept on disk."""
+"""Token ids of texts, and which tokens are pieces of one word, made once and kept on disk."""
 
 import hashlib
+import importlib
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ecrec_jax.types import InputError
+from ecrec_jax.types import Example, InputError
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
 
 
 class Ragged(NamedTuple):
-    """Token ids and types of many texts, end to end; text i is [offset[i], offset[i + 1])."""
+    """Token ids, types and words (as in `Example`) of many texts, end to end; text i is [offset[i], offset[i + 1])."""
 
     tokens: np.ndarray
     type: np.ndarray
+    word: np.ndarray
     offset: np.ndarray
     truncated: np.ndarray
 
     def __getitem__(self, i: Any) -> tuple[np.ndarray, np.ndarray]:
         part = slice(self.offset[i], self.offset[i + 1])
         return self.tokens[part], self.type[part]
+
+    def example(self, i: int, label: Any) -> Example:
+        """Text i with its target."""
+        return Example(*self[i], label, i, self.word[self.offset[i] : self.offset[i + 1]])
 
 
 def cache_folder() -> Path:
@@ -62,9 +69,9 @@ def facts(folder: str) -> dict[str, Any]:
     return special | {"vocabulary": len(found), "special_ids": tuple(sorted(found.all_special_ids))}
 
 
-def digest(folder: str, first: list[str], second: list[str] | None, max_length: int) -> str:
-    """A name for the result: depends on texts, tokenizer files and length."""
-    mark = hashlib.sha256(f"2 {max_length} {second is not None}".encode())
+def digest(folder: str, first: list[str], second: list[str] | None, max_length: int, segmenter: str | None) -> str:
+    """A name for the result: depends on texts, tokenizer files, length and segmenter."""
+    mark = hashlib.sha256(f"3 {max_length} {second is not None} {segmenter}".encode())
     for name in FILES:
         path = Path(folder) / name
         mark.update(path.read_bytes() if path.is_file() else b"-")
@@ -74,9 +81,40 @@ def digest(folder: str, first: list[str], second: list[str] | None, max_length: 
     return mark.hexdigest()[:32]
 
 
-def tokenise(folder: str, first: list[str], second: list[str] | None, max_length: int) -> Ragged:
+def cutter(segmenter: str | None) -> Callable[[str], list[str]] | None:
+    """What cuts a text into words, for languages that write none.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if segmenter is None:
+        return None
+    try:
+        return importlib.import_module(segmenter).lcut
+    except ImportError:
+        raise InputError(f"data.segmenter: {segmenter} is not installed; pip install -e '.[chinese]'") from None
+
+
+def words(encoded: Any, texts: Sequence[str], cut: Callable[[str], list[str]] | None) -> list[int]:
+    """The word of every token of an encoded text or pair: the tokenizer's (what white space, punctuation and CJK characters
+    part), or else those that `cut` finds, which never part the tokenizer's."""
+    where = [np.repeat(np.arange(len(parts)), np.array([*map(len, parts)], int)) for parts in map(cut, texts)] if cut else None
+    found, number, last = [], -1, None
+    for text, word, span in zip(encoded.sequence_ids, encoded.word_ids, encoded.offsets, strict=True):
+        if word is None:   # [CLS], [SEP]
+            found.append(-1)
+            continue
+        places = (text, word), (text, where[text][span[0]]) if where else None
+        if last is None or (places[0] != last[0] and (places[1] is None or places[1] != last[1])):
+            number += 1
+        found.append(number)
+        last = places
+    return found
+
+
+def tokenise(folder: str, first: list[str], second: list[str] | None, max_length: int, segmenter: str | None = None) -> Ragged:
     """Ids with special tokens, truncated to `max_length` (the longer of a pair first), cached on disk."""
-    path = cache_folder() / "tokens" / f"{digest(folder, first, second, max_length)}.npz"
+    path = cache_folder() / "tokens" / f"{digest(folder, first, second, max_length, segmenter)}.npz"
     try:
         with np.load(path, allow_pickle=False) as kept:
             return Ragged(*(kept[name] for name in Ragged._fields))
@@ -86,10 +124,14 @@ def tokenise(folder: str, first: list[str], second: list[str] | None, max_length
     encoded = tokenizer(first, second, add_special_tokens=True, truncation="longest_first", max_length=max_length,
                         return_token_type_ids=True, return_attention_mask=False, return_overflowing_tokens=False)
     ids = encoded["input_ids"]
-    over = [bool(e.overflowing) for e in encoded.encodings] if encoded.encodings else [len(x) >= max_length for x in ids]
+    if not encoded.encodings:
+        raise InputError(f"{folder}: the tokenizer is a slow one, which doesn't say what a word is; save it as tokenizer.json")
+    over = [bool(e.overflowing) for e in encoded.encodings]
+    cut, pairs = cutter(segmenter), zip(*filter(None, (first, second)), strict=True)
+    word = [words(e, texts, cut) for e, texts in zip(encoded.encodings, pairs, strict=True)]
     offset = np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype("i8")
     join = lambda parts: np.fromiter((t for part in parts for t in part), "i4", int(offset[-1]))  # noqa: E731
-    found = Ragged(join(ids), join(encoded["token_type_ids"]), offset, np.array(over))
+    found = Ragged(join(ids), join(encoded["token_type_ids"]), join(word), offset, np.array(over))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:

@@ -1,4 +1,4 @@
-"""Vocabulary logits at the slots: BERT's masked-LM head."""
+"""Vocabulary logits at the slots: BERT's language-model head."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ class Transform(nnx.Module):
 
 
 def log_frequency(counts: Sequence[int] | None, special: Sequence[int], vocabulary: int) -> Float[Array, "V"]:
-    """Log of the tokens' shares after one more of each was seen, special ones never; zeros where nothing was counted."""
+    """Log of the tokens' shares after one more of each was seen, `special` ones never; zeros where nothing was counted."""
     if counts is None:
         return jnp.zeros(vocabulary)
     seen = np.zeros(vocabulary)
@@ -37,16 +37,16 @@ class Tokens(nnx.Module):
     """Transform, then the product with the word table (or a table of its own where a checkpoint isn't tied).
 
     A new bias starts at the log frequencies of the training texts' tokens: a bias of zeros lets the word vectors learn the
-    frequencies first, all in one direction.
+    frequencies first, all in one direction. Special tokens are hidden never, but a next token may be one.
     """
 
-    reads = ("tokens",)
+    reads = ("tokens", "next_token")
 
     def __init__(self, width: int, vocabulary: int, activation: str, norm_epsilon: float, initializer_range: float,
                  tied: bool, rngs: nnx.Rngs, token_counts: tuple[int, ...] | None = None,
-                 special_ids: tuple[int, ...] = ()):
+                 special_ids: tuple[int, ...] = (), causal: bool = False):
         self.transform = Transform(width, activation, norm_epsilon, initializer_range, rngs)
-        self.bias = nnx.Param(log_frequency(token_counts, special_ids, vocabulary))
+        self.bias = nnx.Param(log_frequency(token_counts, () if causal else special_ids, vocabulary))
         self.decoder = None if tied else linear(width, vocabulary, initializer_range, rngs)
         if self.decoder is not None:
             self.decoder.bias = None   # one bias is enough

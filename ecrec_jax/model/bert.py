@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from ecrec_jax.block import LayerNorm, activation, attend, dropout, embedding, linear, same_segment
+from ecrec_jax.block import LayerNorm, activation, attend, dropout, embedding, linear, visible
 from ecrec_jax.types import Batch, InputError, Noise
 
 
@@ -103,7 +103,8 @@ class Pooler(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """The encoder. Attention stays inside a segment, so that several examples may share a row.
+    """The encoder. Attention stays inside a segment, so that several examples may share a row; `causal`: and looks at
+    earlier tokens only, as a decoder without cross-attention does.
 
     Raises:
         InputError: a size below 1, a rate outside [0, 1), or a `width` that is no multiple of `heads`.
@@ -111,7 +112,7 @@ class Bert(nnx.Module):
 
     def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
                  feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
-                 initializer_range: float, pooler: bool, rngs: nnx.Rngs):
+                 initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs):
         sizes = {"vocabulary": vocabulary, "positions": positions, "types": types, "width": width, "depth": depth, "heads": heads,
                  "feed_forward": feed_forward}
         for name, size in sizes.items():
@@ -132,10 +133,11 @@ class Bert(nnx.Module):
                 Output(feed_forward, width, norm_epsilon, dropout, spread, site + 2, rngs))
             for site in range(1, 3 * depth + 1, 3)])
         self.pooler = Pooler(width, spread, rngs) if pooler else None
+        self.causal = causal
 
     def states(self, batch: Batch, noise: Noise | None = None) -> list[Float[Array, "B L D"]]:
         """The embeddings' output and every layer's."""
-        allowed, states = same_segment(batch["segment"]), [self.embeddings(batch, noise)]
+        allowed, states = visible(batch["segment"], self.causal), [self.embeddings(batch, noise)]
         for layer in self.encoder.layer:
             states.append(layer(states[-1], allowed, noise))
         return states

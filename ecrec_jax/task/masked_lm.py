@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,8 @@ from ecrec_jax import losses, metrics
 from ecrec_jax.factored import Factored
 from ecrec_jax.types import Batch, Columns, Example, InputError
 
+LONGEST, STOP = 10, 0.2   # words of a span, and the chance that it ends after each
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLM:
@@ -19,9 +21,13 @@ class MaskedLM:
 
     Of an example's n ordinary tokens exactly round(rate · n) are read; of those a share `masked` becomes [MASK],
     `random` a random ordinary token, the rest stays. The slots are these tokens, so the vocabulary product runs on them alone.
+
+    `unit`: tokens are hidden one by one, by whole words, or by spans of l words, P(l) ∝ .8^(l − 1) for l ≤ 10, that share
+    one fate (Joshi et al. 2020, SpanBERT, §3.1). Words that no longer fit are passed over; if none fits, one is cut.
     """
 
     rate: float
+    unit: Literal["token", "word", "span"]
     masked: float
     random: float
     vocabulary: int
@@ -44,10 +50,40 @@ class MaskedLM:
         """All tokens, a slot for every hidden one."""
         return len(example.tokens), round(self.rate * len(self.ordinary(example)))
 
+    def hidden(self, example: Example, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(slots in order, the first word of the span that each is in); a token is its own word if `unit` says so."""
+        places, left = self.ordinary(example), self.size(example)[1]
+        if self.unit == "token":
+            word = np.arange(len(places))
+        elif example.word is None:
+            raise InputError(f"task.unit is {self.unit}, but this data does not know words: set task.unit=token")
+        else:
+            word = np.unique(example.word[places], return_inverse=True)[1]
+        size = np.bincount(word)
+        starts = rng.permutation(len(size))
+        chance = STOP * (1 - STOP) ** np.arange(LONGEST)
+        lengths = rng.choice(LONGEST, len(size), p=chance / chance.sum()) + 1 if self.unit == "span" else np.ones_like(starts)
+        span = np.full(len(size), -1)
+        for start, length in zip(starts, lengths, strict=True):
+            if not left:
+                break
+            if span[start] < 0:
+                for k in range(start, min(start + length, len(size))):
+                    if span[k] < 0 and size[k] <= left:
+                        span[k], left = start, left - size[k]
+        chosen = span[word] >= 0
+        if left:   # the first word that was too long
+            cut = starts[span[starts] < 0][0]
+            chosen[np.flatnonzero(word == cut)[:left]], span[cut] = True, cut
+        return places[chosen].astype("i4"), span[word[chosen]]
+
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw the hidden tokens and what stands in their place."""
-        slot = np.sort(rng.permutation(self.ordinary(example))[: self.size(example)[1]]).astype("i4")
+        slot, start = self.hidden(example, rng)
         label, tokens, draw = example.tokens[slot], example.tokens.copy(), rng.random(len(slot))
+        if self.unit == "span":
+            _, first, spans = np.unique(start, return_index=True, return_inverse=True)
+            draw = draw[first][spans]
         other = rng.integers(0, self.vocabulary - len(self.special_ids), len(slot))
         for special in sorted(self.special_ids):   # ordinary ids only: step over each special one
             other += other >= special
