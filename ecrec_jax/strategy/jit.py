@@ -1,6 +1,6 @@
 """One program over a mesh of all local devices: parameters replicated, rows divided. The reference strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +12,15 @@ from ecrec_jax.types import Batch, InputError, Parameters
 
 
 class Jit:
-    """`devices`: how many (null: all local ones)."""
+    """`devices`: how many (null: all). `found` are the devices there are (null: the local ones) and `transfer(tree, sharding)`
+    brings arrays onto them; a planner gives devices that are not attached, and a transfer that keeps shapes only."""
 
-    def __init__(self, devices: int | None):
-        found = jax.local_devices()
+    def __init__(self, devices: int | None, found: Sequence[Any] | None = None,
+                 transfer: Callable[[Any, Any], Any] = jax.device_put):
+        found = jax.local_devices() if found is None else found
         if devices is not None and not 1 <= devices <= len(found):
             raise InputError(f"strategy.devices {devices} asked for, {len(found)} found")
-        self.devices = devices or len(found)
+        self.devices, self.transfer = devices or len(found), transfer
         self.mesh = Mesh(np.array(found[: self.devices]), ("data",), axis_types=(AxisType.Auto,))
         self.rows, self.whole = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
 
@@ -28,11 +30,11 @@ class Jit:
 
     def place(self, tree: Any) -> Any:
         """Arrays onto every device."""
-        return jax.device_put(tree, self.whole)
+        return self.transfer(tree, self.whole)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """Rows onto the devices, after empty rows up to a multiple of devices × `multiple`."""
-        return jax.device_put(pad_rows(batch, self.devices * multiple), self.rows)
+        return self.transfer(pad_rows(batch, self.devices * multiple), self.rows)
 
     def use(self, parameters: Parameters) -> Parameters:
         """As they are: every device has all."""
