@@ -22,10 +22,19 @@ quickstart: .venv/ready   ## an ablation over two heads, with its table and plot
 
 test: .venv/ready .venv/minilm   ## laws, goldens, parity, commands
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not compilers"
 
 test-all: .venv/ready .venv/minilm   ## the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not compilers"
+
+.venv-tpu/ready: requirements.lock   # the libtpu that jax[tpu] of the locked jax asks for
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps libtpu==0.0.42
+	touch $@
+
+test-compilers: .venv-tpu/ready   ## steps through the real TPU compiler, without a TPU
+	.venv-tpu/bin/python -m pytest -m compilers tests/test_compilers.py
 
 .venv-torch/ready: bench/requirements.txt   # the opponent, in an environment of its own
 	$(PYTHON) -m venv .venv-torch
@@ -41,4 +50,4 @@ lock:   ## write requirements.lock anew from pyproject.toml
 	.venv-lock/bin/python -m pip freeze --all --exclude ecrec_jax --exclude pip > requirements.lock
 	rm -rf .venv-lock
 
-.PHONY: install quickstart test test-all bench lock
+.PHONY: install quickstart test test-all test-compilers bench lock

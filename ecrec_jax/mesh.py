@@ -1,7 +1,7 @@
 """The devices and processes of a run: which there are, how host arrays get onto them and back, and what processes agree on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from ecrec_jax.block import pad_rows
 from ecrec_jax.types import Batch, InputError
+
+Transfer = Callable[[Any, Sharding], Any]   # (an array, where it shall lie) -> it, there
 
 
 def connect(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
@@ -48,13 +50,13 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def over(devices: int | None) -> Mesh:
-    """A mesh with one axis, "data", over so many devices of all processes (null: all).
+def over(devices: int | None, found: Sequence[Any] | None = None) -> Mesh:
+    """A mesh with one axis, "data", over so many (null: all) of the devices `found` (null: those of all processes).
 
     Raises:
         InputError: there are fewer, or several processes were to share a part of them.
     """
-    found = jax.devices()
+    found = jax.devices() if found is None else found
     if devices is not None and not 1 <= devices <= len(found):
         raise InputError(f"strategy.devices {devices} asked for, {len(found)} found")
     if devices not in (None, len(found)) and not alone():
@@ -67,19 +69,21 @@ def layouts(data: Mesh) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(data, PartitionSpec("data")), NamedSharding(data, PartitionSpec())
 
 
-def lay(tree: Any, layout: Callable[[Any], Sharding]) -> Any:
-    """Host arrays, the same on every process, as global ones of the shardings that `layout` gives them. A process puts its
-    own parts and asks nothing of the others, so that a thread may do it."""
-    def one(x: Any) -> jax.Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, layout(x), lambda index: np.asarray(x[index]))
-
-    return jax.tree.map(one, tree)
+def onto(x: Any, layout: Sharding) -> jax.Array:
+    """A host array, the same on every process, as a global one of this sharding. A process puts its own parts and asks
+    nothing of the others, so that a thread may do it."""
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, layout, lambda index: np.asarray(x[index]))
 
 
-def deal(batch: Batch, rows: NamedSharding, multiple: int) -> Batch:
+def lay(tree: Any, layout: Callable[[Any], Sharding], transfer: Transfer = onto) -> Any:
+    """Host arrays onto the devices, each with the sharding that `layout` gives it."""
+    return jax.tree.map(lambda x: transfer(x, layout(x)), tree)
+
+
+def deal(batch: Batch, rows: NamedSharding, multiple: int, transfer: Transfer = onto) -> Batch:
     """A batch with its rows dealt out, after empty ones up to a multiple of devices × `multiple`."""
-    return lay(pad_rows(batch, rows.mesh.size * multiple), lambda _: rows)
+    return lay(pad_rows(batch, rows.mesh.size * multiple), lambda _: rows, transfer)
 
 
 def hold(tree: Any, layout: Callable[[Any], Sharding]) -> Any:

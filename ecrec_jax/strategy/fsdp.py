@@ -1,6 +1,6 @@
 """One program over a mesh of all devices: parameters, optimizer state and rows divided (fully sharded data parallelism)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,15 +11,17 @@ from ecrec_jax.types import Batch, InputError, Parameters
 
 
 class Fsdp:
-    """`devices`: how many (null: all). Arrays of fewer than `smallest` numbers stay whole on every device.
+    """`devices`: how many (null: all). Arrays of fewer than `smallest` numbers stay whole on every device. A planner
+    gives the devices `found` elsewhere, and a `transfer` that keeps shapes only.
 
     Source: Rajbhandari et al. 2020, "ZeRO", stage 3; Xu et al. 2020, "Automatic cross-replica sharding of weight update".
     """
 
-    def __init__(self, devices: int | None, smallest: int):
+    def __init__(self, devices: int | None, smallest: int, found: Sequence[Any] | None = None,
+                 transfer: mesh.Transfer = mesh.onto):
         if smallest < 0:
             raise InputError(f"strategy.smallest is {smallest}, must not be negative")
-        self.mesh, self.smallest = mesh.over(devices), smallest
+        self.mesh, self.smallest, self.transfer = mesh.over(devices, found), smallest, transfer
         self.devices, (self.rows, self.whole) = self.mesh.size, mesh.layouts(self.mesh)
 
     def layout(self, x: Any) -> NamedSharding:
@@ -35,11 +37,11 @@ class Fsdp:
 
     def place(self, tree: Any) -> Any:
         """A part of every array onto each device."""
-        return mesh.lay(tree, self.layout)
+        return mesh.lay(tree, self.layout, self.transfer)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """Rows onto the devices, after empty rows up to a multiple of devices × `multiple`."""
-        return mesh.deal(batch, self.rows, multiple)
+        return mesh.deal(batch, self.rows, multiple, self.transfer)
 
     def use(self, parameters: Parameters) -> Parameters:
         """Whole on every device, for as long as they are used: one gather a weight."""

@@ -1,6 +1,6 @@
 """One program over a mesh of all devices: parameters replicated, rows divided. The reference strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,10 @@ from ecrec_jax.types import Batch, Parameters
 
 
 class Jit:
-    """`devices`: how many (null: all)."""
+    """`devices`: how many (null: all). A planner gives those `found` elsewhere, and a `transfer` that keeps shapes only."""
 
-    def __init__(self, devices: int | None):
-        data = mesh.over(devices)
+    def __init__(self, devices: int | None, found: Sequence[Any] | None = None, transfer: mesh.Transfer = mesh.onto):
+        data, self.transfer = mesh.over(devices, found), transfer
         self.devices, (self.rows, self.whole) = data.size, mesh.layouts(data)
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
@@ -22,11 +22,11 @@ class Jit:
 
     def place(self, tree: Any) -> Any:
         """Arrays onto every device."""
-        return mesh.lay(tree, lambda _: self.whole)
+        return mesh.lay(tree, lambda _: self.whole, self.transfer)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """Rows onto the devices, after empty rows up to a multiple of devices × `multiple`."""
-        return mesh.deal(batch, self.rows, multiple)
+        return mesh.deal(batch, self.rows, multiple, self.transfer)
 
     def use(self, parameters: Parameters) -> Parameters:
         """As they are: every device has all."""

@@ -1,0 +1,40 @@
+"""Model FLOPs: what a step has to compute, whatever the program makes of it."""
+
+from typing import Any
+
+import numpy as np
+
+from ecrec_jax.build import Parts
+from ecrec_jax.types import Batch
+
+
+def model_flops(parts: Parts, batch: Batch) -> float:
+    """FLOPs of one row of training, the mean of a batch's rows that hold something.
+
+    Σ 6·P_token·tokens + 6·P_slot·slots + 12·D·layers·Σ n², where P counts the numbers of the matrices a token (encoder) or a
+    used slot (pooler, head, tied table) is multiplied with and n runs over the segments. A frozen matrix counts 4, not 6:
+    nothing is computed for its own gradient. Tables that are only looked up count nothing, padding neither.
+
+    Source: Kaplan et al. 2020, §2.1 (6·N a token); attention: 2 products of 2·n²·D each, and twice that backwards.
+    """
+    trained, _ = parts.peft.split(parts.parameters)
+    cost = {True: 0.0, False: 0.0}   # whether a token pays, or a slot
+    for path, kernel in matrices(parts).items():
+        by_token = path.startswith("model.") and not path.startswith(("model.pooler.", "model.embeddings."))
+        cost[by_token] += (6 if path in trained else 4) * float(np.prod(kernel.shape))
+    segment = np.asarray(batch["segment"])
+    rows = max(1, int((segment > 0).any(1).sum()))
+    squares = sum(float((np.bincount(row)[1:].astype("f8") ** 2).sum()) for row in segment)
+    widths = sum(x.shape[-1] for path, x in parts.parameters.items() if path.endswith(".attention.self.query.kernel"))
+    attention = 12.0 * widths * squares
+    tokens, slots = int((segment > 0).sum()), int((np.asarray(batch["weight"]) > 0).sum())
+    return (cost[True] * tokens + cost[False] * slots + attention) / rows
+
+
+def matrices(parts: Parts) -> dict[str, Any]:
+    """The parameters that something is multiplied with: kernels, and the word table where the head is tied to it."""
+    found = {path: x for path, x in parts.parameters.items() if path.endswith(".kernel")}
+    table = "model.embeddings.word_embeddings.embedding"
+    if parts.task.target == "tokens" and not any(path.startswith("head.decoder.") for path in found):
+        found[table] = parts.parameters[table]
+    return found

@@ -1,0 +1,36 @@
+"""Steps through the real TPU compiler, without a TPU: `make test-compilers` runs these in an environment that has it."""
+
+import re
+
+import pytest
+
+from tests.test_commands import call
+from tests.test_plan import PLANNED
+
+pytestmark = pytest.mark.compilers
+COMMON = ["model=bert_tiny", "data.limit=400", "model.dtype=bfloat16"]
+
+
+@pytest.mark.parametrize("strategy", PLANNED)
+@pytest.mark.parametrize("experiment", ["pretrain", "sentiment"])
+def test_a_step_compiles_for_four_chips(experiment, strategy, capsys):
+    """It fits, computes at least what the model needs, and the chips exchange gradients."""
+    assert call("plan", f"experiment={experiment}", f"strategy={strategy}", "topology=v5e:2x2", *COMMON) == 0
+    said = capsys.readouterr().out
+    print(said)
+    assert "v5e:2x2: 4 devices" in said and "libtpu " in said and "fits: peak and code are 0." in said
+    assert float(re.search(r"([\d.]+) × the model's", said)[1]) > 1
+    assert float(re.search(r"memory: peak +([\d.]+)", said)[1]) >= float(re.search(r"memory: arguments +([\d.]+)", said)[1])
+    assert re.search(r"exchanged: (all-reduce|reduce-scatter) × \d+: [\d.]+ MB", said)
+
+
+def test_too_much_is_refused(capsys):
+    """131,072 rows of 19 slots and 30,522 logits of 4 bytes are above 16 GiB many times over: an answer, no failure."""
+    assert call("plan", "experiment=pretrain", "topology=v5e:1x1", "rows=131072", *COMMON) == 0
+    assert "does not fit: 131072 rows need more than a device's 16 GiB" in capsys.readouterr().out
+
+
+def test_an_unknown_layout_is_a_mistake(capsys):
+    """The compiler's own refusal of a layout becomes one sentence."""
+    assert call("plan", "experiment=pretrain", "topology=v5e:9x9", *COMMON) == 2
+    assert "topology: the compiler knows no v5e:9x9" in capsys.readouterr().err
