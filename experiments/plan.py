@@ -52,7 +52,7 @@ def introduce(parts: build.Parts, name: str, rows: int) -> None:
     shape, devices = parts.feeds["train"].shape, parts.strategy.devices
     print(f"{name}: {devices} devices, {type(parts.strategy).__name__}; compiled by {versions}; nothing was run on a device")
     print(f"batch: {rows} rows × {shape.length} tokens, {shape.slots} slots a row; "
-          f"{-(-rows // unit(parts)) * unit(parts) // devices} rows a device with empty ones", flush=True)
+          f"{-(-rows // unit(parts)) * unit(parts) // devices} rows a device, empty ones included", flush=True)
 
 
 def unit(parts: build.Parts) -> int:

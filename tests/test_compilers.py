@@ -25,9 +25,9 @@ def test_a_step_compiles_for_four_chips(experiment, strategy, capsys):
 
 
 def test_too_much_is_refused(capsys):
-    """131,072 rows of 19 slots and 30,522 logits of 4 bytes are above 16 GiB many times over: an answer, no failure."""
-    assert call("plan", "experiment=pretrain", "topology=v5e:1x1", "rows=131072", *COMMON) == 0
-    assert "does not fit: 131072 rows need more than a device's 16 GiB" in capsys.readouterr().out
+    """The logits of 32,768 rows (29 slots, 30,522 logits of 2 bytes, 54 GiB) cannot be in 16 GiB: an answer, no failure."""
+    assert call("plan", "experiment=pretrain", "topology=v5e:1x1", "rows=32768", "model.depth=1", *COMMON) == 0
+    assert "does not fit: 32768 rows need more than a device's 16 GiB" in capsys.readouterr().out
 
 
 def test_an_unknown_layout_is_a_mistake(capsys):

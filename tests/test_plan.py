@@ -59,8 +59,8 @@ def test_memory_and_exchanges_are_those_that_can_be_derived():
 
 @pytest.mark.parametrize("task,peft", [("masked_lm", "full"), ("masked_lm", "bitfit"), ("classification", "full")])
 def test_model_flops(task, peft):
-    """Derived for one row of segments of 5 and 3 tokens: width D = 32, feed-forward 64, two layers, so a token meets 2 · (4·D²
-    + 2·64·D) = 16,384 numbers; a slot of masked-LM D² and the table of 504 · D, of a classifier of 3 classes D² (the
+    """Derived for one row of segments of 5 and 3 tokens: width D = 32, feed-forward 64, two layers, so a token meets
+    2 · (4·D² + 2·64·D) = 16,384 numbers; a slot of masked-LM D² and the table of 504 · D, of a classifier of 3 classes D² (the
     pooler) and 3·D."""
     made, _ = planned(task, peft=peft)
     segment = np.array([[1] * 5 + [2] * 3 + [0] * 4, [0] * 12])   # the second row is empty
