@@ -44,7 +44,8 @@ class Pretrained:
         return outputs.logits() if isinstance(outputs, Factored) else outputs
 
 
-def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm", "causal_lm"] | None = None, seed: int = 0) -> Pretrained:
+def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm", "causal_lm"] | None = None,
+         seed: int = 0) -> Pretrained:
     """A net with a checkpoint's weights, to be called on a batch.
 
     It returns hidden states f32[B,L,D] without a head, class logits f32[B,S,C] at the slots for

@@ -31,9 +31,11 @@ LOADED = {x.attr for tree in TREES.values() for x in ast.walk(tree)   # read of 
 OWN = {"checkpoint", "new_head", "dtype"}   # keys of every model that its constructor doesn't have
 NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm", "head": "classify regress tokens embed",
-    "task": "classification regression masked_lm causal_lm contrastive", "peft": "full bitfit", "gradient": "plain accumulate",
+    "task": "classification regression masked_lm causal_lm contrastive simcse", "peft": "full bitfit",
+    "gradient": "plain accumulate",
     "optimizer": "adamw", "strategy": "jit pmap", "tracker": "console jsonl wandb",
-    "experiment": "sentiment department rating_regression intent pretrain pretrain_causal article classify regress",
+    "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
+                  "article classify regress",
 }
 
 

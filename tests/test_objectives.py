@@ -172,7 +172,8 @@ def test_a_causal_run_stays_causal(causal, tmp_path, capsys):
     """As a checkpoint, as a net, and as an export, which says that it is a decoder and is not read back as an encoder."""
     net = pretrained.load(str(causal), "causal_lm")
     tokens = np.array([[101, 2307, 4377, 102]])
-    batch = {"tokens": tokens, "segment": 0 * tokens + 1, "position": np.arange(4)[None], "type": 0 * tokens, "slot": np.arange(4)[None]}
+    batch = {"tokens": tokens, "segment": 0 * tokens + 1, "position": np.arange(4)[None], "type": 0 * tokens}
+    batch["slot"] = batch["position"]
     before, after = (np.asarray(net(batch | {"tokens": x})) for x in (tokens, np.where(np.arange(4) == 3, 4377, tokens)))
     assert np.array_equal(before[:, :3], after[:, :3]) and not np.array_equal(before[:, 3], after[:, 3])
     for head in ("masked_lm", "sequence_classification"):
@@ -195,3 +196,45 @@ def test_a_causal_run_stays_causal(causal, tmp_path, capsys):
 def test_next_tokens_need_a_causal_model(tmp_path, capsys):
     assert call("train", "experiment=pretrain_causal", "model.causal=null", f"run_dir={tmp_path}") == 2
     assert "set model.causal=true" in capsys.readouterr().err
+
+
+# ---- contrastive
+def views_of(noise):
+    """(task, batch, unit vectors, weights) of single texts read twice."""
+    made = world.parts("simcse")
+    batch = {key: jnp.asarray(x) for key, x in next(world.feed(made.task, "simcse").batches(0, 0)).items()}
+    vector = made.graph.net(made.parameters)(batch, Noise(jnp.uint32(3), batch["row"]) if noise else None)
+    return made.task, batch, vector, np.asarray(batch["weight"]) > 0
+
+
+def test_two_views_differ_by_dropout_alone():
+    """Both stand in one row with the same tokens and positions; with dropout they are two vectors, without it one."""
+    _, batch, noisy, real = views_of(True)
+    _, _, still, _ = views_of(False)
+    batch = {key: np.asarray(x) for key, x in batch.items()}
+    label = batch["label"][real].reshape(-1, 2)
+    assert len(label) > 9 and (label[:, 0] == label[:, 1]).all() and len(set(label[:, 0])) == len(label)
+    for row, segment in enumerate(batch["segment"]):
+        for first in range(1, segment.max(), 2):
+            for key in ("tokens", "position", "type"):
+                assert (batch[key][row][segment == first] == batch[key][row][segment == first + 1]).all()
+    gap = [np.abs(np.diff(np.asarray(x)[real].reshape(len(label), 2, -1), axis=1)).max(-1) for x in (noisy, still)]
+    assert gap[0].min() > 1e-2 and gap[1].max() < 1e-5
+
+
+def test_simcse_is_its_equation():
+    """Gao et al. 2021, eq. 1, in float64, once for each view: −log exp(h_i·h_i⁺/τ) / Σ_j exp(h_i·h_j⁺/τ), τ = .05."""
+    task, batch, vector, real = views_of(True)
+    found = np.asarray(task.loss(vector, batch, lambda x: x))[real].reshape(-1, 2)
+    one, other = np.asarray(vector, "f8")[real].reshape(-1, 2, vector.shape[-1]).swapaxes(0, 1)
+    for side, (query, key) in enumerate(((one, other), (other, one))):
+        score = np.exp(query @ key.T / 0.05)
+        np.testing.assert_allclose(found[:, side], -np.log(np.diag(score) / score.sum(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_needs_a_second_text(tmp_path, capsys):
+    words = ["experiment=pretrain_contrastive", "debug=fast", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}", *TINY]
+    assert call("train", *words, "task.views=pair") == 2 and "set data.text_pair_column" in capsys.readouterr().err
+    assert call("train", *words) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test/uniformity"] < 0 and "test/alignment" not in summary and "test/mrr" not in summary
