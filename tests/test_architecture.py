@@ -135,7 +135,8 @@ def test_layers(name):
 ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec_jax/tracker/wandb\.py$",
         "orbax": r"ecrec_jax/checkpoint\.py$", "torch": r"$^", "pickle": r"$^", "dill": r"$^", "cloudpickle": r"$^",
         "tensorflow": r"$^", "matplotlib": r"experiments/plot\.py$", "sklearn": r"ecrec_jax/(metrics\.py|use/)",
-        "transformers": r"ecrec_jax/data/tokenise\.py$", "huggingface_hub": r"ecrec_jax/source\.py$",
+        "transformers": r"ecrec_jax/data/tokenise\.py$", "tokenizers": r"ecrec_jax/data/vocabulary\.py$",
+        "huggingface_hub": r"ecrec_jax/source\.py$",
         "grain": r"$^", "absl": r"$^"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ecrec_jax import build, evaluate, pretrained, section, source
-from ecrec_jax.data import tokenise
+from ecrec_jax.data import tokenise, vocabulary
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from tests import world
 from tests.conftest import GOLDEN
@@ -238,3 +238,42 @@ def test_a_pair_needs_a_second_text(tmp_path, capsys):
     assert call("train", *words) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["test/uniformity"] < 0 and "test/alignment" not in summary and "test/mrr" not in summary
+
+
+# ---- vocabulary
+def write_texts(path):
+    """English and Chinese reviews, with what cleaning takes out."""
+    rng = np.random.default_rng(0)
+    words = ["dress", "dresses", "Soft", "softer", "softest", "fits", "fitting", "café", "连衣裙", "很软", "<b>", "&amp;"]
+    rows = [{"text": " ".join(rng.choice(words, 8)) + f" no. {i}"} for i in range(300)]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+
+
+def test_a_vocabulary_is_learnt_and_pretrained_with(tmp_path, capsys):
+    write_texts(tmp_path / "my.jsonl")
+    words, out = [f"data.path={tmp_path / 'my.jsonl'}", "size=120"], tmp_path / "new" / "words"
+    assert call("vocabulary", *words, f"out={out}") == 0
+    pieces = (out / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert tuple(pieces[:5]) == vocabulary.SPECIAL and len(set(pieces)) == len(pieces) <= 120
+    assert {"soft", "dress", "连", "裙", "cafe", "&"} <= set(pieces) and not {"连衣", "é", "<", "Soft"} & set(pieces)
+    assert [p.name for p in out.parent.iterdir()] == ["words"]
+    tokens = tokenise.load(str(out))
+    assert tokens.tokenize("Soft 连衣裙") == ["soft", "连", "衣", "裙"]
+    assert len(tokens) == len(pieces) == tokenise.facts(str(out))["vocabulary"]
+    assert call("vocabulary", *words, f"out={out}") == 2 and "is there already" in capsys.readouterr().err
+    assert call("vocabulary", words[0], "size=20", f"out={tmp_path / 'small'}") == 2
+    assert "size is 20, but the characters" in capsys.readouterr().err and not list(tmp_path.glob("*small*"))
+    run = tmp_path / "run"
+    assert call("train", "experiment=pretrain", "data=file", words[0], "data.target=none", f"data.tokenizer={out}",
+                "task.unit=span", "debug=fast", "tracker=[jsonl]", f"run_dir={run}", *TINY) == 0
+    assert source.load_facts(run).vocabulary == len(pieces) and (run / "tokenizer" / "vocab.txt").is_file()
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+
+
+def test_a_vocabulary_is_the_same_every_time():
+    """Over ties too, of which small counts have many; the library alone gives another one each time."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join("".join(rng.choice(list("abcdefgh裙"), rng.integers(2, 9))) for _ in range(9)) for _ in range(60)]
+    first = vocabulary.learn(texts, 150, True)
+    assert len(first) == 150 and all(vocabulary.learn(texts, 150, True) == first for _ in range(5))
+    assert {piece for piece in first if len(piece) == 1} == set("abcdefgh裙")
