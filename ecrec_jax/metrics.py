@@ -63,6 +63,29 @@ def language_model(loss: Float[np.ndarray, "E"], hit: Float[np.ndarray, "E"]) ->
     return {"perplexity": float(np.exp(min(loss.mean(), 80.0))), "accuracy": float(hit.mean())}
 
 
+def alignment(vector: Float[np.ndarray, "E D"], group: Int[np.ndarray, "E"]) -> float:
+    """E ‖f(x) − f(y)‖² over groups of two unit vectors; 0 is perfect, 2 is chance.
+
+    Source: Wang & Isola 2020, eq. 1 with α = 2.
+    """
+    pairs = vector[np.argsort(group, kind="stable")].reshape(-1, 2, vector.shape[-1])
+    return float(np.square(pairs[:, 0] - pairs[:, 1]).sum(-1).mean())
+
+
+def uniformity(vector: Float[np.ndarray, "E D"], group: Int[np.ndarray, "E"]) -> float:
+    """log E exp(−2 ‖f(x) − f(y)‖²) over all pairs of unit vectors of two groups; 0 where all collapse, lower is better.
+
+    Source: Wang & Isola 2020, eq. 2 with t = 2.
+    """
+    total, pairs = 0.0, 0
+    for start in range(0, len(vector), 1024):
+        rows = slice(start, start + 1024)
+        other = group[rows, None] != group[None]
+        total += float(np.exp(4 * (vector[rows] @ vector.T) - 4, where=other, out=np.zeros(other.shape)).sum())
+        pairs += int(other.sum())
+    return float(np.log(total / pairs)) if pairs else 0.0
+
+
 def retrieval(vector: Float[np.ndarray, "E D"], group: Int[np.ndarray, "E"]) -> dict[str, float]:
     """Recall@1 and MRR of finding another vector of the same group among all others; ties rank against us."""
     rank = np.empty(len(vector))

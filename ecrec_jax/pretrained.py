@@ -1,10 +1,11 @@
 """Checkpoints both ways, for users: a net from one, and one from a net that transformers opens."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,31 +95,50 @@ def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, f
     """`save`, from arrays under our names, with copies of more files. The folder appears whole or not at all."""
     if format not in ("hf", "hf_flax"):
         raise InputError(f"format {format!r} is none of hf, hf_flax")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and not empty; name another folder")
+    with fresh(folder) as part:
+        return fill(parameters, facts, part, format, [*(tokenizer / name for name in FILES), *beside])
+
+
+def fill(parameters: Parameters, facts: Facts, part: Path, format: str, files: Sequence[Path]) -> list[str]:
+    """Config, weights and copies of those files that are there; returns the names that were left out."""
     architecture = architecture_of(parameters, facts.causal)
     bare = architecture == "BertModel"
     left = [name for name in parameters if bare and name.startswith("head.")]
     tensors = {convert.theirs(name, bare): np.asarray(x) for name, x in parameters.items() if name not in left}
     if format == "hf" and "cls.predictions.decoder.kernel" in tensors:   # torch's untied decoder adds a bias of its own
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
     config = convert.config_of(facts, architecture)
     (part / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    for path in (*(tokenizer / name for name in FILES), *beside):
+    for path in files:
         if path.is_file():
             shutil.copyfile(path, part / path.name)
     if format == "hf":
         save_file(dict(convert.torch_of(name, x) for name, x in tensors.items()), part / "model.safetensors", {"format": "pt"})
     else:
         (part / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(convert.nest(tensors)))
-    if folder.exists():
-        folder.rmdir()
-    os.replace(part, folder)
     return left
+
+
+@contextlib.contextmanager
+def fresh(folder: Path) -> Iterator[Path]:
+    """A folder to be filled, which appears whole under its name or not at all.
+
+    Raises:
+        InputError: the folder is there and not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already and not empty; name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        if folder.exists():
+            folder.rmdir()
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def architecture_of(parameters: Parameters, causal: bool) -> str:

@@ -33,9 +33,10 @@ OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of
        "strategy": {"coordinator", "processes", "process_id"}}
 NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm", "head": "classify regress tokens embed",
-    "task": "classification regression masked_lm causal_lm contrastive", "peft": "full bitfit", "gradient": "plain accumulate",
-    "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb",
-    "experiment": "sentiment department rating_regression intent pretrain pretrain_causal article classify regress",
+    "task": "classification regression masked_lm causal_lm contrastive simcse", "peft": "full bitfit",
+    "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb",
+    "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
+                  "article classify regress",
 }
 
 
@@ -136,7 +137,8 @@ ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec
         "orbax": r"ecrec_jax/checkpoint\.py$", "torch": r"$^", "pickle": r"ecrec_jax/torch_file\.py$",
         "dill": r"$^", "cloudpickle": r"$^",
         "tensorflow": r"$^", "matplotlib": r"experiments/plot\.py$", "sklearn": r"ecrec_jax/(metrics\.py|use/)",
-        "transformers": r"ecrec_jax/data/tokenise\.py$", "huggingface_hub": r"ecrec_jax/source\.py$",
+        "transformers": r"ecrec_jax/data/tokenise\.py$", "tokenizers": r"ecrec_jax/data/vocabulary\.py$",
+        "huggingface_hub": r"ecrec_jax/source\.py$",
         "grain": r"$^", "absl": r"$^"}
 
 

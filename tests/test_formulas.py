@@ -153,6 +153,18 @@ def test_retrieval_ranks_ties_against_us():
     assert found["recall@1"] == 2 / 5 and found["mrr"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2 + 0) / 5)
 
 
+def test_alignment_and_uniformity():
+    """Pairs at right angles and equal: (2 + 0) / 2. Squared distances over groups, both ways: 0 2 2 2 2 ..."""
+    vector, group = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]), np.array([7, 3, 7, 3])
+    assert metrics.alignment(vector, group) == 1.0
+    # from (1, 0) of group 7 to both of group 3: 2, 2; from (0, 1) of group 7: 0, 0
+    assert metrics.uniformity(vector, group) == pytest.approx(math.log((2 * math.exp(-4) + 2) / 4))
+    vector = RNG.normal(size=(2500, 3))   # several tiles; at random on the sphere
+    vector /= np.linalg.norm(vector, axis=1, keepdims=True)
+    assert metrics.uniformity(vector, np.arange(2500) // 2) == pytest.approx(math.log((1 - math.exp(-8)) / 8), abs=0.01)
+    assert metrics.uniformity(np.ones((4, 1)), np.array([0, 0, 1, 1])) == 0 == metrics.uniformity(np.ones((2, 1)), np.zeros(2, int))
+
+
 def test_dropout_mask():
     """Right share, mean kept, another mask for another seed, site or row, the same for the same row anywhere."""
     x, noise = jnp.ones((64, 16, 128)), Noise(jnp.uint32(7), jnp.arange(64))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ecrec_jax import build, evaluate, pretrained, section, source
-from ecrec_jax.data import tokenise
+from ecrec_jax.data import tokenise, vocabulary
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from tests import world
 from tests.conftest import GOLDEN
@@ -172,8 +172,8 @@ def test_a_causal_run_stays_causal(causal, tmp_path, capsys):
     """As a checkpoint, as a net, and as an export, which says that it is a decoder and is not read back as an encoder."""
     net = pretrained.load(str(causal), "causal_lm")
     tokens = np.array([[101, 2307, 4377, 102]])
-    batch = {"tokens": tokens, "segment": 0 * tokens + 1, "position": np.arange(4)[None], "type": 0 * tokens,
-             "slot": np.arange(4)[None]}
+    batch = {"tokens": tokens, "segment": 0 * tokens + 1, "position": np.arange(4)[None], "type": 0 * tokens}
+    batch["slot"] = batch["position"]
     before, after = (np.asarray(net(batch | {"tokens": x})) for x in (tokens, np.where(np.arange(4) == 3, 4377, tokens)))
     assert np.array_equal(before[:, :3], after[:, :3]) and not np.array_equal(before[:, 3], after[:, 3])
     for head in ("masked_lm", "sequence_classification"):
@@ -196,3 +196,84 @@ def test_a_causal_run_stays_causal(causal, tmp_path, capsys):
 def test_next_tokens_need_a_causal_model(tmp_path, capsys):
     assert call("train", "experiment=pretrain_causal", "model.causal=null", f"run_dir={tmp_path}") == 2
     assert "set model.causal=true" in capsys.readouterr().err
+
+
+# ---- contrastive
+def views_of(noise):
+    """(task, batch, unit vectors, weights) of single texts read twice."""
+    made = world.parts("simcse")
+    batch = {key: jnp.asarray(x) for key, x in next(world.feed(made.task, "simcse").batches(0, 0)).items()}
+    vector = made.graph.net(made.parameters)(batch, Noise(jnp.uint32(3), batch["row"]) if noise else None)
+    return made.task, batch, vector, np.asarray(batch["weight"]) > 0
+
+
+def test_two_views_differ_by_dropout_alone():
+    """Both stand in one row with the same tokens and positions; with dropout they are two vectors, without it one."""
+    _, batch, noisy, real = views_of(True)
+    _, _, still, _ = views_of(False)
+    batch = {key: np.asarray(x) for key, x in batch.items()}
+    label = batch["label"][real].reshape(-1, 2)
+    assert len(label) > 9 and (label[:, 0] == label[:, 1]).all() and len(set(label[:, 0])) == len(label)
+    for row, segment in enumerate(batch["segment"]):
+        for first in range(1, segment.max(), 2):
+            for key in ("tokens", "position", "type"):
+                assert (batch[key][row][segment == first] == batch[key][row][segment == first + 1]).all()
+    gap = [np.abs(np.diff(np.asarray(x)[real].reshape(len(label), 2, -1), axis=1)).max(-1) for x in (noisy, still)]
+    assert gap[0].min() > 1e-2 and gap[1].max() < 1e-5
+
+
+def test_simcse_is_its_equation():
+    """Gao et al. 2021, eq. 1, in float64, once for each view: −log exp(h_i·h_i⁺/τ) / Σ_j exp(h_i·h_j⁺/τ), τ = .05."""
+    task, batch, vector, real = views_of(True)
+    found = np.asarray(task.loss(vector, batch, lambda x: x))[real].reshape(-1, 2)
+    one, other = np.asarray(vector, "f8")[real].reshape(-1, 2, vector.shape[-1]).swapaxes(0, 1)
+    for side, (query, key) in enumerate(((one, other), (other, one))):
+        score = np.exp(query @ key.T / 0.05)
+        np.testing.assert_allclose(found[:, side], -np.log(np.diag(score) / score.sum(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_needs_a_second_text(tmp_path, capsys):
+    words = ["experiment=pretrain_contrastive", "debug=fast", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}", *TINY]
+    assert call("train", *words, "task.views=pair") == 2 and "set data.text_pair_column" in capsys.readouterr().err
+    assert call("train", *words) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test/uniformity"] < 0 and "test/alignment" not in summary and "test/mrr" not in summary
+
+
+# ---- vocabulary
+def write_texts(path):
+    """English and Chinese reviews, with what cleaning takes out."""
+    rng = np.random.default_rng(0)
+    words = ["dress", "dresses", "Soft", "softer", "softest", "fits", "fitting", "café", "连衣裙", "很软", "<b>", "&amp;"]
+    rows = [{"text": " ".join(rng.choice(words, 8)) + f" no. {i}"} for i in range(300)]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+
+
+def test_a_vocabulary_is_learnt_and_pretrained_with(tmp_path, capsys):
+    write_texts(tmp_path / "my.jsonl")
+    words, out = [f"data.path={tmp_path / 'my.jsonl'}", "size=120"], tmp_path / "new" / "words"
+    assert call("vocabulary", *words, f"out={out}") == 0
+    pieces = (out / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert tuple(pieces[:5]) == vocabulary.SPECIAL and len(set(pieces)) == len(pieces) <= 120
+    assert {"soft", "dress", "连", "裙", "cafe", "&"} <= set(pieces) and not {"连衣", "é", "<", "Soft"} & set(pieces)
+    assert [p.name for p in out.parent.iterdir()] == ["words"]
+    tokens = tokenise.load(str(out))
+    assert tokens.tokenize("Soft 连衣裙") == ["soft", "连", "衣", "裙"]
+    assert len(tokens) == len(pieces) == tokenise.facts(str(out))["vocabulary"]
+    assert call("vocabulary", *words, f"out={out}") == 2 and "is there already" in capsys.readouterr().err
+    assert call("vocabulary", words[0], "size=20", f"out={tmp_path / 'small'}") == 2
+    assert "size is 20, but the characters" in capsys.readouterr().err and not list(tmp_path.glob("*small*"))
+    run = tmp_path / "run"
+    assert call("train", "experiment=pretrain", "data=file", words[0], "data.target=none", f"data.tokenizer={out}",
+                "task.unit=span", "debug=fast", "tracker=[jsonl]", f"run_dir={run}", *TINY) == 0
+    assert source.load_facts(run).vocabulary == len(pieces) and (run / "tokenizer" / "vocab.txt").is_file()
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+
+
+def test_a_vocabulary_is_the_same_every_time():
+    """Over ties too, of which small counts have many; the library alone gives another one each time."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join("".join(rng.choice(list("abcdefgh裙"), rng.integers(2, 9))) for _ in range(9)) for _ in range(60)]
+    first = vocabulary.learn(texts, 150, True)
+    assert len(first) == 150 and all(vocabulary.learn(texts, 150, True) == first for _ in range(5))
+    assert {piece for piece in first if len(piece) == 1} == set("abcdefgh裙")

@@ -13,11 +13,12 @@ from ecrec_jax.data import feed, pack
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.section import make
 from ecrec_jax.types import Example, Facts, InputError
+from tests.world import section_of
 
 CONF = Path(__file__).parent.parent / "conf"
 SPECIAL = (0, 1, 2, 3, 7)   # pad, unknown, cls, sep, mask
 FACTS = Facts(vocabulary=60, mask_id=7, cls_id=2, special_ids=SPECIAL, labels=("a", "b"), class_counts=(5, 5), scale=1.0)
-TASKS = ["classification", "regression", "masked_lm", "causal_lm", "contrastive"]
+TASKS = ["classification", "regression", "masked_lm", "causal_lm", "contrastive", "simcse"]
 
 
 def node(noun, *names):
@@ -29,7 +30,7 @@ def node(noun, *names):
 
 
 def task_of(name, facts=FACTS):
-    return make(node("task", name), "task", facts)
+    return make(section_of("task", name), "task", facts)
 
 
 def examples_of(task, count, seed, longest=40):
@@ -38,14 +39,14 @@ def examples_of(task, count, seed, longest=40):
     for i in range(count):
         n = int(rng.integers(3, longest))
         tokens = np.concatenate([[2], rng.choice(np.setdiff1d(np.arange(60), SPECIAL), n - 2), [3]]).astype("i4")
-        second = (np.arange(n) >= (n + 1) // 2).astype("i4") * (i % 2)
+        second = (np.arange(n) >= (n + 1) // 2).astype("i4") * (i % 2 or task == "contrastive")
         found.append(Example(tokens, second, float(i) if task == "regression" else i % 2, 3 * i + 1))
     return found
 
 
 def feed_of(task, count=200, seed=0, alone=False):
     made = Feed(examples_of(task, count, seed), task_of(task), None, alone)
-    shape = made.shaped(16, 64 if task != "contrastive" else 96)
+    shape = made.shaped(16, 64 if task not in ("contrastive", "simcse") else 96)
     assert shape.rows >= 3
     return made
 

@@ -1,0 +1,36 @@
+"""Learn a WordPiece vocabulary: `python -m experiments.vocabulary data.path=FILE data.text_column=NAME size=8000 out=DIR`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+from pathlib import Path
+from typing import Any
+
+from ecrec_jax import build, evaluate, pretrained, section
+from ecrec_jax.data import vocabulary
+from ecrec_jax.types import Facts
+from experiments import record
+
+
+def main(config: dict[str, Any]) -> None:
+    """Clean and split the texts as training does, learn from the training split, write a tokenizer's folder."""
+    hints = {"size": int, "lowercase": bool, "out": str}
+    size, lowercase, out = (section.checked(config[key], hint, key) for key, hint in hints.items())
+    data = section.make(config["data"], "data", Facts())
+    texts = data.load(str(build.ASSETS / "bert_uncased"), data.max_length).texts["train"]
+    with pretrained.fresh(Path(out)) as folder:
+        pieces = vocabulary.learn(texts, size, lowercase)
+        record.write_text("\n".join(pieces) + "\n", folder / "vocab.txt")
+        names = {f"{token.strip('[]').lower()}_token": token for token in vocabulary.SPECIAL}
+        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **names}
+        evaluate.write_json(settings, folder / "tokenizer_config.json")
+        evaluate.write_json({"model_type": "bert", "vocab_size": len(pieces)}, folder / "config.json")
+    print(f"{len(pieces)} tokens from {len(texts)} texts written to {out}; use them with data.tokenizer={out}")
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "vocabulary")
