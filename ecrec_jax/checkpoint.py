@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from ecrec_jax import mesh
 from ecrec_jax.types import InputError, Parameters, State
 
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -23,7 +24,8 @@ class Checkpoints:
     """The folder `checkpoints/` of a run.
 
     Orbax's number of a checkpoint is 2 · step, + 1 where it carries validation metrics: an interrupted evaluation leaves
-    the even one, and finishing it adds the odd one. Written under another name first, then renamed.
+    the even one, and finishing it adds the odd one. Written under another name first, then renamed. With several processes
+    the first alone reads and writes, as Orbax's only one, and tells the others: they need not see the folder.
     """
 
     def __init__(self, folder: Path, mode: Literal["max", "min"]):
@@ -37,19 +39,25 @@ class Checkpoints:
             managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False),
         ])
         self.folder = folder.absolute()
-        self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=keep, best_fn=rank, best_mode="max", enable_async_checkpointing=False,
-            cleanup_tmp_directories=True))
         self.constants = self.folder / "constant"
+        self.only = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
+        if mesh.first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep, best_fn=rank, best_mode="max", enable_async_checkpointing=False, create=False,
+                cleanup_tmp_directories=True, multiprocessing_options=self.only))
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.manager.close()
+        if mesh.first():
+            self.manager.close()
 
     def save(self, state: State, meta: dict[str, Any], value: float | None = None) -> None:
         """Write a checkpoint: host arrays of the state, and what JSON can hold. `value`: the metric it is judged by."""
+        if not mesh.first():
+            return
         step = int(state.step)
         rest = {"opt": state.opt, "step": np.asarray(state.step), "seed": np.asarray(state.seed)}
         items = ocp.args.Composite(trained=ocp.args.StandardSave(state.trained), state=ocp.args.StandardSave(rest),
@@ -65,6 +73,12 @@ class Checkpoints:
 
     def latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest checkpoint, shaped like a given state."""
+        found = self.read_latest(like) if mesh.first() else None
+        meta = mesh.agree(lambda: found and found[1])
+        return meta and (mesh.share(found and found[0], like), meta)
+
+    def read_latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
+        """As `latest`, from the folder."""
         number = self.manager.latest_step()
         if number is None:
             return None
@@ -81,19 +95,23 @@ class Checkpoints:
         Raises:
             InputError: nothing was saved yet.
         """
+        return mesh.read(self.read_best), self.constant()
+
+    def read_best(self) -> Parameters:
+        """What is trained, of `best`, from the folder."""
         number = self.manager.best_step() if self.manager.best_step() is not None else self.manager.latest_step()
         if number is None:
             raise InputError(f"{self.folder} holds no checkpoint yet")
         found = self.manager.restore(number, args=ocp.args.Composite(trained=ocp.args.StandardRestore()))
-        return dict(found.trained), self.constant()
+        return dict(found.trained)
 
     def keep_constant(self, constant: Parameters) -> None:
         """Save what never changes, once a run."""
         def save() -> None:
-            with ocp.StandardCheckpointer() as saver:
+            with ocp.StandardCheckpointer(multiprocessing_options=self.only) as saver:
                 saver.save(self.constants, constant)
 
-        if constant and not self.constants.exists():
+        if mesh.first() and constant and not self.constants.exists():
             self.write(save, "the constant arrays")
 
     def write(self, save: Callable[[], object], what: str) -> None:
@@ -115,9 +133,13 @@ class Checkpoints:
 
     def constant(self) -> Parameters:
         """What `keep_constant` saved."""
+        return mesh.read(self.read_constant)
+
+    def read_constant(self) -> Parameters:
+        """As `constant`, from the folder."""
         if not self.constants.exists():
             return {}
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=self.only) as reader:
             return dict(reader.restore(self.constants))
 
 

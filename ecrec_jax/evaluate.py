@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from ecrec_jax import mesh
 from ecrec_jax.build import Parts
 from ecrec_jax.data.feed import Feed, ahead
 from ecrec_jax.step import make_columns
@@ -96,7 +97,9 @@ def write_table(table: dict[str, list[Any]], path: Path) -> None:
 
 
 def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, facts: Facts) -> dict[str, float]:
-    """Write predictions/SPLIT.parquet and report/SPLIT.json; returns what belongs into the summary."""
+    """Write predictions/SPLIT.parquet and report/SPLIT.json, on process 0; returns what belongs into the summary."""
+    if not mesh.first():
+        return scalars(metrics, split)
     table = predictions(columns, facts)
     if table is not None:
         write_table(table, folder / "predictions" / f"{split}.parquet")

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from ecrec_jax.block import pad_rows
-from ecrec_jax.types import Batch, InputError
+from ecrec_jax.types import Batch, InputError, Parameters
 
 Transfer = Callable[[Any, Sharding], Any]   # (an array, where it shall lie) -> it, there
 
@@ -34,8 +34,9 @@ def connect(coordinator: str | None, processes: int | None, process_id: int | No
     if coordinator is None or jax.distributed.is_initialized():
         return
     try:
-        jax.distributed.initialize(**({} if coordinator == "auto" else {"coordinator_address": coordinator,
-                                      "num_processes": processes, "process_id": process_id}))
+        where = {} if coordinator == "auto" else {"coordinator_address": coordinator, "num_processes": processes,
+                                                  "process_id": process_id}
+        jax.distributed.initialize(**where, shutdown_timeout_seconds=30)   # one that fails alone waits so long for the others
     except (ValueError, RuntimeError) as error:
         raise InputError(f"strategy.coordinator={coordinator}: {str(error).splitlines()[0]}") from error
 
@@ -131,6 +132,22 @@ def share(tree: Any, like: Any) -> Any:
     given = jax.tree.map(np.asarray, tree if first() else like)
     bits = jax.tree.map(lambda x: x.view(f"u{x.dtype.itemsize}"), given)   # a sum with zeros would lose the sign of -0.0
     return jax.tree.map(lambda x, b: np.asarray(b).view(x.dtype), given, multihost_utils.broadcast_one_to_all(bits))
+
+
+def read(find: Callable[[], Parameters]) -> Parameters:
+    """The arrays that process 0 finds, on every process; `find` runs there alone.
+
+    Raises:
+        InputError: `find` raised it; every process does.
+    """
+    found: Parameters = {}
+
+    def shapes() -> dict[str, Any]:
+        found.update(find())
+        return {name: (x.shape, np.dtype(x.dtype).name) for name, x in found.items()}
+
+    known = agree(shapes)
+    return share(found, {name: np.zeros(shape, dtype) for name, (shape, dtype) in known.items()})
 
 
 def same(value: Any, what: str) -> None:

@@ -23,6 +23,7 @@ from ecrec_jax import evaluate
 from ecrec_jax.types import InputError
 
 FREE = ("run_dir", "data.root", "strategy", "tracker", "debug")   # keys that may change when a run goes on
+UNNAMED = ("run_dir=", "experiment=", "seed=", "tracker.", "strategy.coordinator=", "strategy.process")   # not in a folder name
 ROOT = Path(__file__).parent.parent
 
 
@@ -32,7 +33,7 @@ def folder_of(config: Mapping[str, Any], prefix: str = "") -> Path:
         if not isinstance(config["run_dir"], str) or not config["run_dir"]:
             raise InputError(f"run_dir is {config['run_dir']!r}, expected the name of a folder, or null")
         return Path(config["run_dir"])
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("run_dir=", "experiment=", "seed=", "tracker."))]
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNNAMED)]
     experiment = HydraConfig.get().runtime.choices.get("experiment") or "train"
     text = re.sub(r"[^\w.=,+-]+", "_", ",".join(sorted(overrides)))
     if len(text.encode()) > 100:   # a name has 255 bytes

@@ -5,6 +5,7 @@ if __name__ == "__main__":
 
     huge_pages()
 
+import contextlib
 import re
 import shutil
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ecrec_jax import build, evaluate, section, source
+from ecrec_jax import build, evaluate, mesh, section, source
 from ecrec_jax.data import leak
 from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
@@ -29,24 +30,41 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     folder = record.folder_of(config)
     plan = wiring.plan_of(config)
     wiring.check(config)
-    lock, summary = record.open_run(config, folder)
-    with lock:
+    wiring.connect(config)
+    with contextlib.ExitStack() as held:
+        summary = mesh.agree(lambda: take(config, folder, held))
         if summary is None:
             stop = wiring.Stop()
             changed = wiring.debugged(config)
             parts = build.build(changed)
-            record.same_data(folder, parts.corpus.digest)
-            about = describe(parts, folder)
-            loop = Loop(parts, wiring.plan_of(changed), folder, trackers(config, folder), stop)
+            mesh.same(parts.corpus.digest, "the data")
+            mesh.agree(lambda: record.same_data(folder, parts.corpus.digest))
+            about = mesh.agree(lambda: describe(parts, folder))
+            told: dict[str, Any] = {}
+            mesh.agree(lambda: told.update(trackers(config, folder)))
+            loop = Loop(parts, wiring.plan_of(changed), folder, told, stop)
             summary = loop.run() | about | {"wall_seconds": loop.wall(began)}
-            for tracker in loop.trackers.values():
-                tracker.finish(summary)
-            evaluate.write_json(summary, folder / "summary.json")
-            plot(folder)
-        else:
+            mesh.agree(lambda: finish(loop, summary, folder))
+        elif mesh.first():
             note(folder)
-    show(summary, plan.best["metric"], folder)
+    if mesh.first():
+        show(summary, plan.best["metric"], folder)
     return summary
+
+
+def take(config: Mapping[str, Any], folder: Path, held: contextlib.ExitStack) -> dict[str, Any] | None:
+    """Hold the folder's lock; the summary if the run is finished."""
+    lock, summary = record.open_run(config, folder)
+    held.enter_context(lock)
+    return summary
+
+
+def finish(loop: Loop, summary: Mapping[str, Any], folder: Path) -> None:
+    """Tell the trackers, write what a run leaves."""
+    for tracker in loop.trackers.values():
+        tracker.finish(summary)
+    evaluate.write_json(summary, folder / "summary.json")
+    plot(folder)
 
 
 def trackers(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

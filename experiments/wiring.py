@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from ecrec_jax import build, section
+from ecrec_jax import build, mesh, section
 from ecrec_jax.data.tokenise import cache_folder
 from ecrec_jax.loop import Plan
 from ecrec_jax.types import Facts, InputError
@@ -100,12 +100,25 @@ def check(config: Mapping[str, Any]) -> None:
         raise InputError(f"gradient {names['gradient']} treats examples one by one, task {names['task']} compares them")
 
 
+def connect(config: Mapping[str, Any]) -> None:
+    """Join the other processes of the run, if it has several, and see whether they were told the same.
+
+    Raises:
+        InputError: they weren't, or can't be found.
+    """
+    mesh.connect(**{name: config["strategy"].get(name) for name in sorted(build.OURS["strategy"])})
+    free = {"data": {"root": None}, "strategy": dict.fromkeys(build.OURS["strategy"]), "run_dir": None}   # may differ
+    mesh.same({key: {**x, **free.get(key, {})} if isinstance(x, dict) else free.get(key, x) for key, x in config.items()},
+              "the configuration")
+
+
 class Stop:
-    """SIGTERM or the first Ctrl-C: save and leave at the next step; the second Ctrl-C leaves at once."""
+    """SIGTERM or the first Ctrl-C: save and leave at the next step; the second Ctrl-C leaves at once. With several processes
+    SIGTERM to any of them makes all of them save and leave, at a step that JAX agrees on: its own handler stays."""
 
     def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self.asked, self.calls, self.alone = False, 0, mesh.alone()
+        for number in (signal.SIGTERM, signal.SIGINT) if self.alone else ():
             signal.signal(number, self.ask)
 
     def ask(self, number: int, frame: Any) -> None:
@@ -114,6 +127,8 @@ class Stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __call__(self) -> bool:
+        self.calls += 1   # every process makes the same calls
+        self.asked = self.asked or (not self.alone and mesh.stopping(self.calls))
         return self.asked
 
 

@@ -214,13 +214,15 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(reference):
     assert products and sum("xbf16>" in line for line in products) > 0.9 * len(products)
 
 
-def test_every_strategy_lowers_for_cpu_cuda_and_tpu():
-    made = world.parts("masked_lm", "strategy.devices=1")
-    state, constant = world.start(made)
-    batch = world.batches(made.task, "masked_lm", 1)[0]
-    step = jax.jit(make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy))
+@pytest.mark.parametrize("strategy", world.names("strategy"))
+def test_every_strategy_lowers_for_cpu_cuda_and_tpu(strategy):
+    made = world.parts("masked_lm", f"strategy={strategy}", "strategy.devices=4")
+    strategy, (state, constant) = made.strategy, world.start(made)
+    state, constant = strategy.place(jax.tree.map(jnp.array, state)), strategy.place(constant)
+    batch = strategy.put(world.batches(made.task, "masked_lm", 1)[0], 1)
+    step = strategy.compile(make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, strategy), True)
     for platform in ("cpu", "cuda", "tpu"):
-        assert step.trace(state, constant, batch).lower(lowering_platforms=(platform,)).as_text()
+        assert jax.jit(step).trace(state, constant, batch).lower(lowering_platforms=(platform,)).as_text()
 
 
 # ---- tracker

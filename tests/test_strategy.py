@@ -1,0 +1,97 @@
+"""Laws of strategies beyond the loss curve: what fsdp's program holds, and that several processes are one run."""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecrec_jax.step import make_step
+from tests import world
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def divided():
+    """(net, state on eight devices, the compiled step, the batch) of fsdp; no size of the batch is one of a weight."""
+    made = world.parts("masked_lm", "strategy=fsdp", "strategy.devices=8", "strategy.smallest=100")
+    state, constant = world.start(made)
+    state, constant = made.strategy.place(jax.tree.map(jnp.array, state)), made.strategy.place(constant)
+    feed = world.feed(made.task, "masked_lm", count=400, rows=88)
+    feed.shape = feed.shape._replace(slots=9)
+    batch = made.strategy.put(next(feed.batches(1, 0)), 1)
+    step = made.strategy.compile(make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy), True)
+    return made, state, step.lower(state, constant, batch).compile(), constant, batch
+
+
+def share(tree):
+    """Numbers that the fullest device holds, over all."""
+    held = {}
+    for x in jax.tree.leaves(tree):
+        for part in x.addressable_shards:
+            held[part.device] = held.get(part.device, 0) + part.data.size
+    assert len(held) == 8
+    return max(held.values()) / sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_fsdp_gathers_each_weight_once_and_no_activation(divided):
+    _, state, compiled, _, batch = divided
+    text = compiled.as_text()
+    spread = [name for name, x in state.trained.items() if not x.sharding.is_fully_replicated]
+    gathers = re.findall(r"= (\S+)\[([\d,]*)\]\S* all-gather(?:-start)?\(", text)
+    shapes = sorted(shape for _, shape in gathers)
+    print(f"{len(spread)} divided weights, {len(gathers)} gathers")
+    assert len(spread) > 10 and shapes == sorted(",".join(map(str, state.trained[name].shape)) for name in spread)
+    assert not re.search(r" (all-to-all|collective-permute)(-start)?\(", text)
+    rows, length, slots = (*batch["tokens"].shape, batch["slot"].shape[1])
+    leading = {int(n) for n in re.findall(r"\w\[(\d+)[,\]]", text)}
+    assert rows == 88 and not leading & {rows, rows * length, rows * slots} and leading >= {rows // 8, rows // 8 * length}
+
+
+def test_fsdp_divides_parameters_and_optimizer_state_before_and_after_a_step(divided):
+    made, state, compiled, constant, batch = divided
+    sizes = [(x.size, any(n % 8 == 0 for n in x.shape)) for x in state.trained.values()]
+    big = sum(size for size, even in sizes if size >= 100 and even)   # biases and layer norms are whole
+    total = sum(size for size, _ in sizes)
+    assert share(state.trained) == (big / 8 + total - big) / total < 0.15
+    assert share(state.opt) < 0.15
+    before = jax.tree.map(lambda x: x.sharding, state)
+    after, _ = compiled(jax.tree.map(jnp.copy, state), constant, batch)
+    assert jax.tree.all(jax.tree.map(lambda x, sharding: x.sharding.is_equivalent_to(sharding, x.ndim), after, before))
+    assert share(after.trained) == share(state.trained) and made.strategy.fetch(after).trained.keys() == state.trained.keys()
+
+
+def test_fsdp_divides_the_largest_axis_that_it_can():
+    strategy = world.parts("classification", "strategy=fsdp", "strategy.devices=4", "strategy.smallest=64").strategy
+    spec = lambda *shape: tuple(strategy.layout(np.zeros(shape)).spec)  # noqa: E731
+    assert spec(8, 32) == (None, "data") and spec(32, 8) == ("data",) and spec(12, 33) == ("data",)
+    assert spec(16, 16) == ("data",) and spec(7, 33) == () and spec(9, 7) == () and spec(4, 8) == () and spec() == ()
+
+
+def port():
+    """A free one."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("strategy", ["jit", "fsdp"])
+def test_two_processes_agree_with_one(tmp_path, strategy):
+    out, at = tmp_path / "out.npz", port()
+    running = [subprocess.Popen([sys.executable, "-m", "tests.peer", str(at), str(i), strategy, str(out)], cwd=ROOT, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
+    made = world.parts("masked_lm", f"strategy={strategy}", "strategy.devices=4")
+    losses, trained = world.curve(made, world.batches(made.task, "masked_lm"))
+    said = [one.communicate(timeout=300)[0] for one in running]
+    assert all(one.returncode == 0 for one in running), "\n".join(said)
+    with np.load(out) as two:
+        gap = np.abs(two["losses"] - losses).max()
+        print(f"{strategy}: loss {gap:.1e}")
+        assert len(losses) == 10 and losses[0] != losses[1] and gap < 1e-5
+        assert {name: x.shape for name, x in trained.items()} == {name: two[name].shape for name in two if name != "losses"}
