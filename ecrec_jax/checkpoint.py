@@ -74,8 +74,9 @@ class Checkpoints:
     def latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest checkpoint, shaped like a given state."""
         found = self.read_latest(like) if mesh.first() else None
-        meta = mesh.agree(lambda: found and found[1])
-        return meta and (mesh.share(found and found[0], like), meta)
+        state, mine = (None, None) if found is None else found
+        meta = mesh.agree(lambda: mine)
+        return None if meta is None else (mesh.share(state, like), meta)
 
     def read_latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """As `latest`, from the folder."""

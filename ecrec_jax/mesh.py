@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from ecrec_jax.block import pad_rows
 from ecrec_jax.types import Batch, InputError, Parameters
 
+T = TypeVar("T")
 Transfer = Callable[[Any, Sharding], Any]   # (an array, where it shall lie) -> it, there
 
 
@@ -98,7 +99,7 @@ def fetch(tree: Any) -> Any:
     def one(x: Any) -> Any:
         if x.is_fully_addressable or x.is_fully_replicated:
             return x
-        return np.asarray(jax.jit(lambda a: a, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x))
+        return multihost_utils.process_allgather(x, tiled=True)
 
     return jax.device_get(jax.tree.map(one, tree))
 
@@ -123,6 +124,27 @@ def agree(find: Callable[[], Any]) -> Any:
     if "error" in said:
         raise InputError(said["error"])
     return said["found"]
+
+
+def together(make: Callable[[], T]) -> T:
+    """What every process makes for itself, once all have: a mistake that only one sees would leave the others waiting.
+
+    Raises:
+        InputError: `make` raised it somewhere; every process raises the first one.
+    """
+    if alone():
+        return make()
+    made, said = None, b""
+    try:
+        made = make()
+    except InputError as error:
+        said = str(error).encode()[:1000]
+    found = multihost_utils.process_allgather(np.frombuffer(said.ljust(1000, b"\0"), np.uint8))
+    texts = [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in found]
+    wrong = [f"{text} (process {i})" for i, text in enumerate(texts) if text]
+    if wrong:
+        raise InputError(wrong[0])
+    return made
 
 
 def share(tree: Any, like: Any) -> Any:
@@ -157,9 +179,13 @@ def same(value: Any, what: str) -> None:
         InputError: they haven't; every process raises it.
     """
     mine = json.dumps(value, sort_keys=True)
-    equal = agree(lambda: mine) == mine
-    if not alone() and not multihost_utils.process_allgather(np.array(equal)).all():
-        raise InputError(f"{what} must be the same on every process")
+    theirs = agree(lambda: mine)
+
+    def compare() -> None:
+        if mine != theirs:
+            raise InputError(f"{what} must be the same on every process")
+
+    together(compare)
 
 
 def stopping(call: int) -> bool:

@@ -36,7 +36,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
         if summary is None:
             stop = wiring.Stop()
             changed = wiring.debugged(config)
-            parts = build.build(changed)
+            parts = mesh.together(lambda: build.build(changed))
             mesh.same(parts.corpus.digest, "the data")
             mesh.agree(lambda: record.same_data(folder, parts.corpus.digest))
             about = mesh.agree(lambda: describe(parts, folder))

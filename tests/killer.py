@@ -1,6 +1,6 @@
-"""Run a training command again and again, each time stopped at a chosen point, until one run gets through.
+"""Run a training command again and again, each time stopped at a chosen point; null lets a run get through.
 
-`python -m tests.killer '["save 2", "term 5", …]' experiment=… run_dir=…`: each attempt is a forked child. Points:
+`python -m tests.killer '["save 2", "term 5", …, null]' experiment=… run_dir=…`: each attempt is a forked child. Points:
 `step K` kills after the K-th step of the attempt, `save K` inside its K-th save (after a random delay), `evaluate K` at
 the K-th batch that it evaluates, `summary 1` just before summary.json appears, `epoch K` between the save of the K-th epoch
 and the next; `term K` and `term-evaluate K` send SIGTERM; `disk K` lets no file grow past 100 kB from the K-th save on.
@@ -80,7 +80,7 @@ def attempt(point):
 if __name__ == "__main__":
     points = json.loads(sys.argv.pop(1))
     random.seed(0)
-    for point in [*points, None]:
+    for point in points:
         status = attempt(point)
         print(f"attempt {point}: {'signal' if os.WIFSIGNALED(status) else 'exit'} "
               f"{os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)}", flush=True)

@@ -25,7 +25,7 @@ def test_a_step_compiles_for_four_chips(experiment, strategy, capsys):
 
 
 def test_too_much_is_refused(capsys):
-    """The logits of 32,768 rows (29 slots, 30,522 logits of 2 bytes, 54 GiB) cannot be in 16 GiB: an answer, no failure."""
+    """What a step on 32,768 rows keeps for its gradient cannot be in 16 GiB: an answer, no failure."""
     assert call("plan", "experiment=pretrain", "topology=v5e:1x1", "rows=32768", "model.depth=1", *COMMON) == 0
     assert "does not fit: 32768 rows need more than a device's 16 GiB" in capsys.readouterr().out
 

@@ -5,8 +5,11 @@ import json
 import os
 import random
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +37,17 @@ def command(tmp_path, folder, *more):
             "optimizer.learning_rate=1e-3", "last=true", f"run_dir={folder}", *more]
 
 
-def environment():
-    """As from a user's shell: one device, no test flags."""
+def environment(devices=1):
+    """As from a user's shell: no test flags; simulated devices where there are to be several."""
     kept = {k: x for k, x in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    return kept | {"ECREC_LAUNCHED": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    several = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
+    return kept | several | {"ECREC_LAUNCHED": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def run(module, *words, check=True):
+def run(module, *words, check=True, devices=1):
     """A Python module as a process."""
-    done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, env=environment(devices), capture_output=True,
+                          text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -83,7 +88,7 @@ def whole(tmp_path_factory):
 def stopped(whole, name, points, *more):
     """What each attempt came to, and what the last one left."""
     folder, _ = whole
-    out = run("tests.killer", json.dumps(points), *command(folder, folder / name, *more))
+    out = run("tests.killer", json.dumps([*points, None]), *command(folder, folder / name, *more))
     attempts = re.findall(r"^attempt (.+): (\w+) (\d+)$", out.stdout, re.M)
     assert len(attempts) == len(points) + 1 and attempts[-1] == ("None", "exit", "0"), out.stdout + out.stderr
     return attempts[:-1], everything(folder / name), out
@@ -128,18 +133,45 @@ def test_finished_foreign_and_busy_folders(whole, tmp_path):
     same(before, everything(folder / "run"))
 
 
-def test_checkpoint_moves_between_device_counts(whole, tmp_path):
+@pytest.mark.parametrize("first,then", [(("pmap", 1), ("fsdp", 8)), (("fsdp", 8), ("jit", 1))])
+def test_checkpoint_moves_between_strategies_and_device_counts(whole, tmp_path, monkeypatch, first, then):
     folder, before = whole
-    moved = tmp_path / "moved"
-    first = [*command(folder, moved, "strategy=pmap", "strategy.devices=1")]
-    run("tests.killer", json.dumps(["step 7"]), *first)
-    os.remove(moved / "summary.json")
-    found = everything_but_summary(moved)
-    gap = max(np.abs(found[k].astype("f8") - x).max() for k, x in before[1].items() if x.dtype.kind == "f")
-    assert gap < 1e-4
+    words = lambda at: command(folder, tmp_path / "moved", f"strategy={at[0]}", f"strategy.devices={at[1]}")  # noqa: E731
+    killed = run("tests.killer", json.dumps(["step 7"]), *words(first), devices=first[1])
+    assert "signal 9" in killed.stdout and not (tmp_path / "moved" / "summary.json").exists()
+    run("experiments.train", *words(then), devices=then[1])
+    found = everything(tmp_path / "moved")
+    gap = max(np.abs(found[1][k].astype("f8") - x).max() for k, x in before[1].items() if x.dtype.kind == "f")
+    assert found[0] == before[0] and [row["step"] for row in found[3]] == [row["step"] for row in before[3]]
+    assert 0 < gap < 1e-4
 
 
-def everything_but_summary(folder):
-    """Arrays of the latest checkpoint."""
-    (folder / "summary.json").write_text("{}")
-    return everything(folder)[1]
+def stopped_together(folder, words):
+    """Two processes of one run, SIGTERM to the second after some steps: (return code, output) of both."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        at = f"strategy.coordinator=localhost:{free.getsockname()[1]}"
+    both = [subprocess.Popen([sys.executable, "-m", "experiments.train", *words, at, "strategy.processes=2",
+                              f"strategy.process_id={i}"], cwd=ROOT, env=environment(2), text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            for i in range(2)]
+    logs, end = folder / "metrics.jsonl", time.monotonic() + 240
+    while not (logs.exists() and len(logs.read_text().splitlines()) > 4) and time.monotonic() < end and both[0].poll() is None:
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGTERM)
+    said = [one.communicate(timeout=240)[0] for one in both]
+    return [(one.returncode, text) for one, text in zip(both, said, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_one_step_and_one_goes_on(whole, tmp_path):
+    folder, before = whole
+    words = command(folder, tmp_path / "two", "strategy=fsdp")
+    ends = stopped_together(tmp_path / "two", words)
+    assert all(code == 1 and "the same command goes on" in text for code, text in ends), ends
+    assert not (tmp_path / "two" / "summary.json").exists()
+    run("experiments.train", *[word for word in words if not word.startswith("strategy")])
+    found = everything(tmp_path / "two")
+    gap = max(np.abs(found[1][k].astype("f8") - x).max() for k, x in before[1].items() if x.dtype.kind == "f")
+    assert found[0] == before[0] and 0 < gap < 1e-4
+    assert [row["step"] for row in found[3]] == [row["step"] for row in before[3]]

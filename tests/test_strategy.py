@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ecrec_jax import checkpoint
 from ecrec_jax.step import make_step
 from tests import world
 
@@ -72,6 +73,32 @@ def test_fsdp_divides_the_largest_axis_that_it_can():
     spec = lambda *shape: tuple(strategy.layout(np.zeros(shape)).spec)  # noqa: E731
     assert spec(8, 32) == (None, "data") and spec(32, 8) == ("data",) and spec(12, 33) == ("data",)
     assert spec(16, 16) == ("data",) and spec(7, 33) == () and spec(9, 7) == () and spec(4, 8) == () and spec() == ()
+
+
+STRATEGIES = world.names("strategy")
+
+
+@pytest.mark.parametrize("first,then", [(8, 1), (1, 8)])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_checkpoint_goes_to_any_strategy_on_other_devices(tmp_path, strategy, first, then):
+    """Bit for bit, after two steps."""
+    made = world.parts("classification", f"strategy={strategy}", f"strategy.devices={first}")
+    host, constant = world.start(made)
+    state = made.strategy.place(jax.tree.map(jnp.array, host))
+    step = made.strategy.compile(make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy), True)
+    for batch in world.batches(made.task, "classification", 2):
+        state, _ = step(state, made.strategy.place(constant), made.strategy.put(batch, 1))
+    wanted = made.strategy.fetch(state)
+    with checkpoint.Checkpoints(tmp_path / "checkpoints", "max") as kept:
+        kept.save(wanted, {})
+        found, _ = kept.latest(host)
+    assert int(wanted.step) == 2 and any((x != host.trained[name]).any() for name, x in wanted.trained.items())
+    for other in STRATEGIES:
+        moved = world.parts("classification", f"strategy={other}", f"strategy.devices={then}").strategy
+        again = moved.fetch(moved.place(found))
+        assert jax.tree.structure(again) == jax.tree.structure(wanted)
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(wanted), strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def port():
