@@ -44,7 +44,7 @@ class Fsdp:
         return mesh.deal(batch, self.rows, multiple, self.transfer)
 
     def use(self, parameters: Parameters) -> Parameters:
-        """Whole on every device, for as long as they are used: one gather a weight."""
+        """Whole on every device, once for forward and backward pass: one gather a weight."""
         return self.gather(parameters)
 
     def reduce(self, tree: Any) -> Any:
