@@ -51,14 +51,14 @@ class MaskedLM:
         return len(example.tokens), round(self.rate * len(self.ordinary(example)))
 
     def hidden(self, example: Example, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(slots in order, the first word of the span that each is in); a token is its own word if `unit` says so."""
+        """(slots in order, i32[k] a number of the token, word or span that each is hidden with)."""
         places, left = self.ordinary(example), self.size(example)[1]
         if self.unit == "token":
-            word = np.arange(len(places))
-        elif example.word is None:
+            slot = np.sort(rng.permutation(places)[:left]).astype("i4")
+            return slot, slot
+        if example.word is None:
             raise InputError(f"task.unit is {self.unit}, but this data does not know words: set task.unit=token")
-        else:
-            word = np.unique(example.word[places], return_inverse=True)[1]
+        word = np.unique(example.word[places], return_inverse=True)[1]
         size = np.bincount(word)
         starts = rng.permutation(len(size))
         chance = STOP * (1 - STOP) ** np.arange(LONGEST)
