@@ -27,7 +27,7 @@ from ecrec_jax.types import State
 from experiments import launch, wiring
 
 JOBS = {"fine-tune": ["experiment=sentiment"], "masked-LM": ["experiment=pretrain"],
-        "encode": ["experiment=contrastive", "data=reviews_text", "data.batch_size=64"]}
+        "encode": ["experiment=pretrain_contrastive", "data.batch_size=64"]}
 
 
 def parts_of(job: str, words: list[str]) -> build.Parts:
