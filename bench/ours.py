@@ -9,10 +9,7 @@ if __name__ == "__main__":
     huge_pages()
 
 import itertools
-import json
-import resource
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,14 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hydra import compose, initialize_config_dir
+from jaxtyping import Array, Float
 
-from ecrec_jax import build, step
+from bench import serve
+from ecrec_jax import block, build, step
 from ecrec_jax.data.feed import ahead
-from ecrec_jax.types import State
+from ecrec_jax.types import Batch, Parameters, State
 from experiments import launch, wiring
 
 JOBS = {"fine-tune": ["experiment=sentiment"], "masked-LM": ["experiment=pretrain"],
-        "encode": ["experiment=pretrain_contrastive", "data.batch_size=64"]}
+        "encode": ["experiment=sentiment", "data.batch_size=64"]}
 
 
 def parts_of(job: str, words: list[str]) -> build.Parts:
@@ -66,7 +65,12 @@ def encoder(parts: build.Parts) -> Callable[[int], int]:
     """A function that encodes batches to unit vectors, one a text."""
     strategy, given = parts.strategy, batches(parts, None)
     parameters = strategy.place(parts.parameters)
-    encode = strategy.compile(lambda p, b: parts.graph.net(p)(b), False)
+
+    def vectors(given: Parameters, batch: Batch) -> Float[Array, "B S D"]:
+        pooled = block.average(parts.graph.net(given).model(batch), batch)
+        return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+
+    encode = strategy.compile(vectors, False)
 
     def run(steps: int) -> int:
         tokens, pending = 0, None
@@ -80,28 +84,13 @@ def encoder(parts: build.Parts) -> Callable[[int], int]:
     return run
 
 
-def ceiling(size: int = 2048) -> float:
-    """GFLOP/s of a plain f32 matrix product here, the best of ten."""
-    x, product, best = jnp.ones((size, size)), jax.jit(jnp.matmul), 0.0
-    for _ in range(11):
-        began = time.perf_counter()
-        product(x, x).block_until_ready()
-        best = max(best, 2e-9 * size**3 / (time.perf_counter() - began))
-    return best
-
-
 def main(job: str, *words: str) -> None:
     """Serve steps until standard input ends."""
     wiring.compilation_cache()
     parts = parts_of(job, list(words))
-    run = (encoder if job == "encode" else trainer)(parts)
-    run(1)
-    print(json.dumps({"ready": True, "ceiling": ceiling(), "shape": list(parts.feeds["train"].shape)}), flush=True)
-    for line in sys.stdin:
-        began = time.perf_counter()
-        tokens = run(int(line))
-        print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - began,
-                          "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+    x, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
+    about = {"ceiling": serve.ceiling(lambda: product(x, x).block_until_ready(), 2048), "shape": list(parts.feeds["train"].shape)}
+    serve.serve((encoder if job == "encode" else trainer)(parts), about)
 
 
 if __name__ == "__main__":

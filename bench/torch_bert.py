@@ -5,13 +5,11 @@ texts of similar length, vocabulary head on the masked positions only. Both: SDP
 Runs in an environment of its own; needs torch and transformers, nothing of ours.
 """
 
-import json
-import resource
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import serve
 import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
 
@@ -109,28 +107,12 @@ def encoder(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int
     return run
 
 
-def ceiling(size: int = 2048) -> float:
-    """GFLOP/s of a plain f32 matrix product here, the best of ten."""
-    x, best = torch.ones(size, size), 0.0
-    for _ in range(11):
-        began = time.perf_counter()
-        x @ x
-        best = max(best, 2e-9 * size**3 / (time.perf_counter() - began))
-    return best
-
-
 def main(job: str, form: str, path: str, checkpoint: str) -> None:
     """Serve steps until standard input ends."""
     torch.manual_seed(0)
-    run = (encoder if job == "encode" else trainer)(job, form, Texts(path), checkpoint)
-    run(1)
-    print(json.dumps({"ready": True, "ceiling": ceiling(), "torch": torch.__version__, "threads": torch.get_num_threads()}),
-          flush=True)
-    for line in sys.stdin:
-        began = time.perf_counter()
-        tokens = run(int(line))
-        print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - began,
-                          "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+    x = torch.ones(2048, 2048)
+    about = {"ceiling": serve.ceiling(lambda: x @ x, 2048), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    serve.serve((encoder if job == "encode" else trainer)(job, form, Texts(path), checkpoint), about)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""What both sides of a benchmark share: they make steps when told to, and say how fast. Standard library only."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def ceiling(product: Callable[[], object], size: int) -> float:
+    """GFLOP/s of a product of two [size, size] matrices, the best of ten after one to warm up."""
+    best = 0.0
+    for _ in range(11):
+        began = time.perf_counter()
+        product()
+        best = max(best, 2e-9 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def serve(run: Callable[[int], int], about: dict[str, Any]) -> None:
+    """Make a first step, say so; then for each line N of standard input make N steps: tokens, seconds, peak memory."""
+    run(1)
+    print(json.dumps({"ready": True, **about}), flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        tokens = run(int(line))
+        print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - began,
+                          "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
