@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-MOST_LOGITS = 1 << 25   # numbers held at once: 128 MB in f32
+MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
+TILE = 1 << 13          # ids of a tile
 
 
 class Factored(NamedTuple):
@@ -32,22 +33,28 @@ class Factored(NamedTuple):
         table, bias = jnp.pad(self.table, ((0, more), (0, 0))), jnp.pad(self.bias, (0, more), constant_values=-1e9)
         return Factored(self.query, table.reshape(-1, size, table.shape[-1]), bias.reshape(-1, size))
 
-    def over(self, read: Callable[["Factored"], Any], most: int = MOST_LOGITS) -> Any:
-        """What `read` says of every tile, stacked [T, ...]. One tile where all logits are at most `most` numbers; else the
-        logits of one tile at a time exist, made again for the gradient."""
-        size = max(most // max(self.query[..., 0].size, 1), 1)
-        tiled = self.tiles(min(size, len(self.table)))
+    def over(self, read: Callable[["Factored"], Any], size: int | None = None) -> Any:
+        """What `read` says of every tile of `size` ids (None: all ids, or `TILE` where there are too many logits), stacked
+        [T, ...]. Of several tiles the logits of one exist at a time, and are made again for the gradient."""
+        ids = len(self.table)
+        if size is None:
+            size = ids if self.query[..., 0].size * ids <= MOST_LOGITS else TILE
         one = lambda part: read(Factored(self.query, *part))  # noqa: E731
-        if len(tiled.table) == 1:
+        if size >= ids:
             return jax.tree.map(lambda x: x[None], one((self.table, self.bias)))
+        tiled = self.tiles(size)
         return jax.lax.map(jax.checkpoint(one), (tiled.table, tiled.bias))
 
-    def normaliser(self, most: int = MOST_LOGITS) -> Float[Array, "B S"]:
+    def normaliser(self, size: int | None = None) -> Float[Array, "B S"]:
         """log Σ exp of all logits."""
-        return jax.nn.logsumexp(self.over(lambda tile: jax.nn.logsumexp(tile.logits(), -1), most), 0)
+        return jax.nn.logsumexp(self.over(lambda tile: jax.nn.logsumexp(tile.logits(), -1), size), 0)
 
-    def best(self, most: int = MOST_LOGITS) -> Int[Array, "B S"]:
+    def best(self, size: int | None = None) -> Int[Array, "B S"]:
         """The id with the largest logit, the first one of equals."""
-        found = self.over(lambda tile: (tile.logits().max(-1), tile.logits().argmax(-1), jnp.int32(len(tile.table))), most)
-        tile = found[0].argmax(0)
-        return tile * found[2][0] + jnp.take_along_axis(found[1], tile[None], 0)[0]
+        def top(tile: Factored) -> tuple[Array, Array, Array]:
+            logits = tile.logits()
+            return logits.max(-1), logits.argmax(-1), jnp.int32(len(tile.table))
+
+        value, place, ids = self.over(top, size)
+        tile = value.argmax(0)
+        return tile * ids[0] + jnp.take_along_axis(place, tile[None], 0)[0]

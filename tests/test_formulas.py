@@ -39,25 +39,25 @@ def test_factored_cross_entropy_is_the_plain_one():
                                np.take_along_axis(np.asarray(outputs.logits()), LABEL[..., None], -1)[..., 0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("most", [1, 20, 60, 139, 140, 1000])   # tiles of 1, 1, 3, 6, 7, 7 of the 7 ids
-def test_tiles_change_nothing(most):
+@pytest.mark.parametrize("size", [1, 3, 6, 7, 8, None])   # of 7 ids
+def test_tiles_change_nothing(size):
     """Loss, gradients and the likeliest id are those of all logits at once."""
     rng = np.random.default_rng(1)
     outputs = factored.Factored(*(jnp.asarray(rng.normal(size=shape), "f4") for shape in ((4, 5, 6), (7, 6), (7,))))
     plain = lambda o: jax.nn.logsumexp(o.logits(), -1).sum()  # noqa: E731
-    found = jax.value_and_grad(lambda o: o.normaliser(most).sum())(outputs)
+    found = jax.value_and_grad(lambda o: o.normaliser(size).sum())(outputs)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.value_and_grad(plain)(outputs)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(outputs.best(most), outputs.logits().argmax(-1))
+    np.testing.assert_array_equal(outputs.best(size), outputs.logits().argmax(-1))
     tied = outputs._replace(table=0 * outputs.table, bias=jnp.asarray([0.0, 1, 0, 1, 0, 1, 0]))
-    np.testing.assert_array_equal(tied.best(most), np.ones((4, 5)))
+    np.testing.assert_array_equal(tied.best(size), np.ones((4, 5)))
 
 
 def test_tiles_keep_memory_small():
-    """Compiled for 1,024 slots and 54,542 ids, whose logits take 223 MB; tiles of 4 M logits take 17."""
+    """Compiled for 1,024 slots and 54,542 ids, whose logits take 223 MB; those of a tile of 8,192 ids 34."""
     given = factored.Factored(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 128, 64), (54542, 64), (54542,))))
-    sizes = [jax.jit(jax.grad(lambda o, most=most: o.normaliser(most).sum())).lower(given).compile().memory_analysis()
-             .temp_size_in_bytes for most in (1 << 30, 1 << 22)]
+    sizes = [jax.jit(jax.grad(lambda o, size=size: o.normaliser(size).sum())).lower(given).compile().memory_analysis()
+             .temp_size_in_bytes for size in (54542, None)]
     assert sizes[0] > 220e6 and sizes[1] < sizes[0] / 5, sizes
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -248,7 +249,8 @@ def test_tracker(name, tmp_path, capsys):
         assert rows == [{"step": 1, "train/loss": 1.0}, {"step": 2, "train/loss": 0.75}]
     if name == "wandb":
         assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2 and saved["id"]
-        assert {p.name.rpartition("-")[2] for p in tmp_path.glob("wandb/offline-run-*")} == {saved["id"]}
+        name = re.compile(rf"offline-run-\d+_\d+-{saved['id']}(-1)?")   # -1: started within the same second
+        assert all(name.fullmatch(p.name) for p in tmp_path.glob("wandb/offline-run-*"))
     if name == "console":
         assert "valid/accuracy 0.5" in capsys.readouterr().out
 
