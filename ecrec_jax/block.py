@@ -1,4 +1,4 @@
-"""Building blocks of models and heads: dropout by hash, layer norm, attention inside segments, reading at slots."""
+"""Building blocks of models and heads: dropout by hash, layer norm, reading at slots."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from ecrec_jax.types import Batch, InputError, Noise
 
@@ -37,10 +37,11 @@ def mix(seed: UInt32[Array, ""], step: Int[Array, ""]) -> UInt32[Array, ""]:
     return scramble(seed + step.astype(jnp.uint32) * jnp.uint32(GOLDEN))
 
 
-def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int, rate: float) -> Float[Array, "B ..."]:
+def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int | Int[Array, ""], rate: float) -> Float[Array, "B ..."]:
     """Inverted dropout whose mask is a hash of (step seed, site, row of the global batch, indices inside the row).
 
-    A mask therefore does not depend on devices, accumulation or sharding. `site` numbers the places of a network.
+    A mask therefore does not depend on devices, accumulation or sharding. `site` numbers the places of a network; a loop over
+    layers computes it.
     """
     if noise is None or rate == 0:
         return x
@@ -94,29 +95,6 @@ def activation(name: str) -> Callable[[Array], Array]:
     if name not in table:
         raise InputError(f"activation {name!r} is not implemented; known are {', '.join(table)}")
     return table[name]
-
-
-def visible(segment: Int[Array, "B L"], causal: bool) -> Bool[Array, "B 1 L L"]:
-    """Who may attend to whom: tokens of one segment to each other, or only to themselves and earlier ones (`causal`).
-
-    Padding (0) sees padding, so that no row of softmax is empty.
-    """
-    same = (segment[:, :, None] == segment[:, None, :])[:, None]
-    return jnp.tril(same) if causal else same
-
-
-def attend(
-    query: Float[Array, "B L N K"], key: Float[Array, "B L N K"], value: Float[Array, "B L N K"],
-    allowed: Bool[Array, "B 1 L L"], noise: Noise | None, site: int, rate: float,
-) -> Float[Array, "B L N K"]:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with softmax in f32.
-
-    Heads are moved to the front before the products: on CPU the other order costs five times as much.
-    """
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    score = (query * query.shape[-1] ** -0.5) @ key.swapaxes(-1, -2)
-    probability = jax.nn.softmax(jnp.where(allowed, score.astype(jnp.float32), -1e9)).astype(value.dtype)
-    return (dropout(probability, noise, site, rate) @ value).swapaxes(1, 2)
 
 
 def read(hidden: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B S D"]:

@@ -14,12 +14,12 @@ from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
-PURE = ("block", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
+PURE = ("block", "attention", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "torch_file", "build",
            "evaluate", "meter", "loop"), ("use",),
           ("experiments",)]
-INSIDE = {"model": {"block", "types"}, "head": {"block", "factored", "types"},
+INSIDE = {"model": {"attention", "block", "types"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "losses", "metrics", "types"}}
 ALONE = ("model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
 NOUNS = ("data", *ALONE)

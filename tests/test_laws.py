@@ -181,6 +181,33 @@ def test_strategy_agrees_with_one_device(reference, task, strategy, devices, gra
     assert all(x.shape == end[k].shape for k, x in after.items())
 
 
+# ---- layers kept or computed again, one after the other or in a loop
+WAYS = {"remat": ["model.remat=true"], "scan": ["model.scan=true"], "both": ["model.remat=true", "model.scan=true"]}
+WHERE = [("masked_lm", way, "jit", 1, "full") for way in WAYS] + [("masked_lm", "both", "jit", 1, "bitfit")]
+WHERE += [("causal_lm", way, strategy, 4, "full") for strategy in world.names("strategy") for way in ("scan", "both")]
+
+
+@pytest.mark.parametrize("task,way,strategy,devices,peft", WHERE)
+def test_how_layers_are_computed_changes_nothing(reference, task, way, strategy, devices, peft):
+    given, wanted, end = reference(task)
+    if peft != "full":
+        wanted, end = world.curve(world.parts(task, f"peft={peft}", "strategy.devices=1"), given)
+    made = world.parts(task, f"strategy={strategy}", f"strategy.devices={devices}", f"peft={peft}", *WAYS[way])
+    found, after = world.curve(made, given)
+    gap = np.abs(found - wanted).max()
+    print(f"{task}, {way}, {strategy} on {devices}, {peft}: loss {gap:.1e}")
+    assert gap < 1e-5 and wanted[0] != wanted[1] and {k: x.shape for k, x in after.items()} == {k: x.shape for k, x in end.items()}
+
+
+@pytest.mark.parametrize("way,loops,again", [("remat", 0, 2), ("scan", 1, 0), ("both", 1, 1)])
+def test_layers_are_computed_as_asked(way, loops, again):
+    """Two layers: a loop forward where asked; each layer, or the body of the loop, marked to be computed again."""
+    made = world.parts("classification", *WAYS[way])
+    batch = jax.tree.map(jnp.asarray, world.batches(made.task, "classification", 1)[0])
+    text = str(jax.make_jaxpr(lambda p: made.graph.net(p).model(batch))(made.parameters))
+    assert (len(re.findall(r"= scan\[", text)), len(re.findall(r"= (?:checkpoint|remat2?)\[", text))) == (loops, again)
+
+
 # ---- replicas
 def test_one_of_several_replicas_equals_the_same_run_alone(reference):
     given, wanted, _ = reference("classification")

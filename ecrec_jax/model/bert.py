@@ -1,11 +1,17 @@
 """BERT (Devlin et al. 2019): the encoder, with attribute names as in Hugging Face's Flax tree."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.block import LayerNorm, activation, attend, dropout, embedding, linear, visible
+from ecrec_jax.attention import attend, visible
+from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear
 from ecrec_jax.types import Batch, InputError, Noise
+
+Site = int | Int[Array, ""]   # of dropout; each layer has three: attention, and the ends of both halves
 
 
 class Embeddings(nnx.Module):
@@ -38,29 +44,27 @@ class Projections(nnx.Module):
 class Output(nnx.Module):
     """Projection, dropout, residual, layer norm: how both halves of a layer end."""
 
-    def __init__(self, inputs: int, width: int, epsilon: float, dropout: float, spread: float, site: int,
-                 rngs: nnx.Rngs):
+    def __init__(self, inputs: int, width: int, epsilon: float, dropout: float, spread: float, rngs: nnx.Rngs):
         self.dense, self.LayerNorm = linear(inputs, width, spread, rngs), LayerNorm(width, epsilon)
-        self.dropout, self.site = dropout, site
+        self.dropout = dropout
 
-    def __call__(self, x: Float[Array, "B L F"], residual: Float[Array, "B L D"],
-                 noise: Noise | None) -> Float[Array, "B L D"]:
-        return self.LayerNorm(residual + dropout(self.dense(x), noise, self.site, self.dropout))
+    def __call__(self, x: Float[Array, "B L F"], residual: Float[Array, "B L D"], noise: Noise | None,
+                 site: Site) -> Float[Array, "B L D"]:
+        return self.LayerNorm(residual + dropout(self.dense(x), noise, site, self.dropout))
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention with its output."""
 
-    def __init__(self, heads: int, width: int, attention_dropout: float, output: Output, site: int, spread: float,
-                 rngs: nnx.Rngs):
+    def __init__(self, heads: int, width: int, attention_dropout: float, output: Output, spread: float, rngs: nnx.Rngs):
         self.self, self.output = Projections(width, spread, rngs), output
-        self.heads, self.dropout, self.site = heads, attention_dropout, site
+        self.heads, self.dropout = heads, attention_dropout
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"],
-                 noise: Noise | None) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
+                 site: Site) -> Float[Array, "B L D"]:
         head = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
         query, key, value = (p(x).reshape(head) for p in (self.self.query, self.self.key, self.self.value))
-        return self.output(attend(query, key, value, allowed, noise, self.site, self.dropout).reshape(x.shape), x, noise)
+        return self.output(attend(query, key, value, allowed, noise, site, self.dropout).reshape(x.shape), x, noise, site + 1)
 
 
 class Intermediate(nnx.Module):
@@ -79,17 +83,41 @@ class Layer(nnx.Module):
     def __init__(self, attention: Attention, intermediate: Intermediate, output: Output):
         self.attention, self.intermediate, self.output = attention, intermediate, output
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"],
-                 noise: Noise | None) -> Float[Array, "B L D"]:
-        x = self.attention(x, allowed, noise)
-        return self.output(self.intermediate(x), x, noise)
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
+                 site: Site) -> Float[Array, "B L D"]:
+        x = self.attention(x, allowed, noise, site)
+        return self.output(self.intermediate(x), x, noise, site + 2)
 
 
 class Encoder(nnx.Module):
-    """The stack of layers."""
+    """The stack of layers. `remat`: the gradient keeps the layers' inputs alone and computes each layer again (Chen et al. 2016,
+    "Training deep nets with sublinear memory cost"). `scan`: one program of a layer, run over stacked parameters."""
 
-    def __init__(self, layers: list[Layer]):
-        self.layer = nnx.List(layers)
+    def __init__(self, layers: list[Layer], remat: bool, scan: bool):
+        self.layer, self.remat, self.scan = nnx.List(layers), remat, scan
+
+    def states(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"],
+               noise: Noise | None) -> list[Float[Array, "B L D"]]:
+        """The input and every layer's output, one layer after the other."""
+        states = [x]
+        for number, layer in enumerate(self.layer):
+            run = jax.checkpoint(lambda *given, layer=layer: layer(*given)) if self.remat else layer
+            states.append(run(states[-1], allowed, noise, 3 * number + 1))
+        return states
+
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None) -> Float[Array, "B L D"]:
+        """The last layer's output."""
+        if not self.scan:
+            return self.states(x, allowed, noise)[-1]
+        definition, _ = nnx.split(self.layer[0])   # all layers have the same
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, self.layer))
+
+        def run(x: Array, given: tuple[Site, nnx.State]) -> tuple[Array, None]:
+            site, parameters = given
+            return nnx.merge(definition, parameters)(x, allowed, noise, site), None
+
+        body = jax.checkpoint(run, prevent_cse=False) if self.remat else run   # a loop's body is not merged with another
+        return jax.lax.scan(body, x, (3 * jnp.arange(len(self.layer)) + 1, stacked))[0]
 
 
 class Pooler(nnx.Module):
@@ -112,7 +140,7 @@ class Bert(nnx.Module):
 
     def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
                  feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
-                 initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs):
+                 initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs, remat: bool = False, scan: bool = False):
         sizes = {"vocabulary": vocabulary, "positions": positions, "types": types, "width": width, "depth": depth, "heads": heads,
                  "feed_forward": feed_forward}
         for name, size in sizes.items():
@@ -125,26 +153,21 @@ class Bert(nnx.Module):
             raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
         spread = initializer_range
         self.embeddings = Embeddings(vocabulary, positions, types, width, norm_epsilon, dropout, spread, rngs)
+        output = functools.partial(Output, width=width, epsilon=norm_epsilon, dropout=dropout, spread=spread, rngs=rngs)
         self.encoder = Encoder([
-            Layer(
-                Attention(heads, width, attention_dropout, Output(width, width, norm_epsilon, dropout, spread, site + 1, rngs),
-                          site, spread, rngs),
-                Intermediate(width, feed_forward, activation, spread, rngs),
-                Output(feed_forward, width, norm_epsilon, dropout, spread, site + 2, rngs))
-            for site in range(1, 3 * depth + 1, 3)])
+            Layer(Attention(heads, width, attention_dropout, output(width), spread, rngs),
+                  Intermediate(width, feed_forward, activation, spread, rngs), output(feed_forward))
+            for _ in range(depth)], remat, scan)
         self.pooler = Pooler(width, spread, rngs) if pooler else None
         self.causal = causal
 
     def states(self, batch: Batch, noise: Noise | None = None) -> list[Float[Array, "B L D"]]:
         """The embeddings' output and every layer's."""
-        allowed, states = visible(batch["segment"], self.causal), [self.embeddings(batch, noise)]
-        for layer in self.encoder.layer:
-            states.append(layer(states[-1], allowed, noise))
-        return states
+        return self.encoder.states(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> Float[Array, "B L D"]:
         """The last layer's hidden states."""
-        return self.states(batch, noise)[-1]
+        return self.encoder(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise)
 
     def table(self) -> Float[Array, "V D"]:
         """The word vectors, for heads that tie to them."""
