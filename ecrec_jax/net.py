@@ -18,7 +18,8 @@ class Net(nnx.Module):
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> Any:
         """Outputs at the slots; without noise there is no dropout."""
-        return self.head(self.model(batch, noise), batch, self.model, noise)
+        slot = batch["slot"] if getattr(self.head, "at_slots", False) else None
+        return self.head(self.model(batch, noise, slot), batch, self.model, noise)
 
 
 @dataclasses.dataclass(frozen=True)

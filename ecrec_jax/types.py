@@ -79,19 +79,22 @@ class Facts:
 
 
 class Model(Protocol):
-    """Tokens to hidden states. `table` and `pool` stay where checkpoints have them, so that heads can tie to them."""
+    """Tokens to hidden states: all, or those at `slot` alone, for which the last layer computes nothing else. `table` and `pool`
+    stay where checkpoints have them, so that heads can tie to them."""
 
-    def __call__(self, batch: Batch, noise: Noise | None = None) -> Float[Array, "B L D"]: ...
+    def __call__(self, batch: Batch, noise: Noise | None = None,
+                 slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]: ...
     def table(self) -> Float[Array, "V D"]: ...
     def pool(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]: ...
 
 
 class Head(Protocol):
-    """Hidden states to outputs at the slots; `reads` lists the targets it can be trained on."""
+    """Hidden states to outputs at the slots; `reads` lists the targets it can be trained on. A head with a true `at_slots` is
+    given the hidden states at the slots only, f32[B,S,D], which spares most of the last layer."""
 
     reads: tuple[str, ...]
 
-    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model, noise: Noise | None) -> Any: ...
+    def __call__(self, hidden: Float[Array, "B T D"], batch: Batch, model: Model, noise: Noise | None) -> Any: ...
 
 
 class Task(Protocol):

@@ -186,7 +186,7 @@ def test_mean_pooling_is_over_the_segment_of_the_slot():
     hidden = jnp.arange(12.0).reshape(1, 6, 2)
     batch = {"segment": jnp.array([[1, 1, 2, 2, 2, 0]]), "slot": jnp.array([[0, 2, 4]])}
     np.testing.assert_allclose(block.average(hidden, batch)[0], [[1, 2], [6, 7], [6, 7]])
-    np.testing.assert_allclose(block.read(hidden, batch)[0], [[0, 1], [4, 5], [8, 9]])
+    np.testing.assert_allclose(block.read(hidden, batch["slot"])[0], [[0, 1], [4, 5], [8, 9]])
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ecrec_jax import evaluate, section
+from ecrec_jax.block import read
 from ecrec_jax.step import make_columns, make_step
 from ecrec_jax.types import Facts, Noise, State
 from tests import world
@@ -40,6 +41,17 @@ def test_model_segments_and_padding_never_mix(name):
     assert (batch["segment"] == 0).any() and (batch["segment"] == 2).any()
     assert np.abs(after - before)[first].max() < 1e-6                     # also: jit = eager
     assert np.abs(after - before)[other & (batch["segment"] > 0)].max() > 1e-2
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+@pytest.mark.parametrize("causal", [False, True])
+def test_model_at_slots_is_the_model_read_at_them(name, causal):
+    made = world.parts("masked_lm", f"model={name}", f"model.causal={causal}")
+    batch = jax.tree.map(jnp.asarray, world.batches(made.task, "masked_lm", 1)[0])
+    net = made.graph.net(made.parameters)
+    whole = read(net.model(batch), batch["slot"])
+    assert batch["slot"].shape[1] < batch["tokens"].shape[1] and np.asarray(batch["slot"]).max() > 3
+    np.testing.assert_allclose(net.model(batch, slot=batch["slot"]), whole, atol=1e-6)
 
 
 # ---- head

@@ -5,7 +5,7 @@ from typing import Literal
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ecrec_jax.block import HEAD_SITE, average, dropout, linear, read
+from ecrec_jax.block import HEAD_SITE, average, dropout, linear
 from ecrec_jax.types import Batch, Model, Noise
 
 
@@ -17,9 +17,10 @@ class Classify(nnx.Module):
     def __init__(self, width: int, labels: tuple[str, ...], pooling: Literal["cls", "mean"], dropout: float,
                  initializer_range: float, rngs: nnx.Rngs):
         self.classifier = linear(width, len(labels), initializer_range, rngs)
+        self.at_slots = pooling == "cls"
         self.pooling, self.dropout = pooling, dropout
 
-    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,
+    def __call__(self, hidden: Float[Array, "B T D"], batch: Batch, model: Model,
                  noise: Noise | None = None) -> Float[Array, "B S C"]:
-        pooled = average(hidden, batch).astype(hidden.dtype) if self.pooling == "mean" else model.pool(read(hidden, batch))
+        pooled = average(hidden, batch).astype(hidden.dtype) if self.pooling == "mean" else model.pool(hidden)
         return self.classifier(dropout(pooled, noise, HEAD_SITE, self.dropout)).astype("float32")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ecrec_jax.block import average, read
+from ecrec_jax.block import average
 from ecrec_jax.types import Batch, Model, Noise
 
 
@@ -17,11 +17,11 @@ class Embed(nnx.Module):
     reads = ("vector",)
 
     def __init__(self, pooling: Literal["mean", "cls", "first"]):
-        self.pooling = pooling
+        self.pooling, self.at_slots = pooling, pooling != "mean"
 
-    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,
+    def __call__(self, hidden: Float[Array, "B T D"], batch: Batch, model: Model,
                  noise: Noise | None = None) -> Float[Array, "B S D"]:
-        pooled = average(hidden, batch) if self.pooling == "mean" else read(hidden, batch)
+        pooled = average(hidden, batch) if self.pooling == "mean" else hidden
         pooled = model.pool(pooled) if self.pooling == "cls" else pooled
         pooled = pooled.astype(jnp.float32)
         return pooled * jax.lax.rsqrt(jnp.square(pooled).sum(-1, keepdims=True) + 1e-12)

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ecrec_jax.block import LayerNorm, activation, linear, read
+from ecrec_jax.block import LayerNorm, activation, linear
 from ecrec_jax.factored import Factored
 from ecrec_jax.types import Batch, Model, Noise
 
@@ -40,7 +40,7 @@ class Tokens(nnx.Module):
     frequencies first, all in one direction. Special tokens are hidden never, but a next token may be one.
     """
 
-    reads = ("tokens", "next_token")
+    reads, at_slots = ("tokens", "next_token"), True
 
     def __init__(self, width: int, vocabulary: int, activation: str, norm_epsilon: float, initializer_range: float,
                  tied: bool, rngs: nnx.Rngs, token_counts: tuple[int, ...] | None = None,
@@ -51,7 +51,7 @@ class Tokens(nnx.Module):
         if self.decoder is not None:
             self.decoder.bias = None   # one bias is enough
 
-    def __call__(self, hidden: Float[Array, "B L D"], batch: Batch, model: Model,
+    def __call__(self, hidden: Float[Array, "B S D"], batch: Batch, model: Model,
                  noise: Noise | None = None) -> Factored:
         table = model.table() if self.decoder is None else self.decoder.kernel[...].T
-        return Factored(self.transform(read(hidden, batch)), table, self.bias[...])
+        return Factored(self.transform(hidden), table, self.bias[...])

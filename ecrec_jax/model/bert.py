@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ecrec_jax.attention import attend, visible
-from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear
+from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear, read
 from ecrec_jax.types import Batch, InputError, Noise
 
 Site = int | Int[Array, ""]   # of dropout; each layer has three: attention, and the ends of both halves
@@ -60,11 +60,15 @@ class Attention(nnx.Module):
         self.self, self.output = Projections(width, spread, rngs), output
         self.heads, self.dropout = heads, attention_dropout
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
-                 site: Site) -> Float[Array, "B L D"]:
-        head = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
-        query, key, value = (p(x).reshape(head) for p in (self.self.query, self.self.key, self.self.value))
-        return self.output(attend(query, key, value, allowed, noise, site, self.dropout).reshape(x.shape), x, noise, site + 1)
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None, site: Site,
+                 slot: Int[Array, "B S"] | None) -> Float[Array, "B T D"]:
+        asking = x
+        if slot is not None:
+            asking, allowed = read(x, slot), jnp.take_along_axis(allowed, slot[:, None, :, None], 2)
+        split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)  # noqa: E731
+        query, key, value = split(self.self.query(asking)), split(self.self.key(x)), split(self.self.value(x))
+        found = attend(query, key, value, allowed, noise, site, self.dropout).reshape(asking.shape)
+        return self.output(found, asking, noise, site + 1)
 
 
 class Intermediate(nnx.Module):
@@ -78,14 +82,14 @@ class Intermediate(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention, then feed-forward."""
+    """Attention, then feed-forward: of all tokens, or of those at `slot`, which look at all."""
 
     def __init__(self, attention: Attention, intermediate: Intermediate, output: Output):
         self.attention, self.intermediate, self.output = attention, intermediate, output
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
-                 site: Site) -> Float[Array, "B L D"]:
-        x = self.attention(x, allowed, noise, site)
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None, site: Site,
+                 slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
+        x = self.attention(x, allowed, noise, site, slot)
         return self.output(self.intermediate(x), x, noise, site + 2)
 
 
@@ -96,28 +100,35 @@ class Encoder(nnx.Module):
     def __init__(self, layers: list[Layer], remat: bool, scan: bool):
         self.layer, self.remat, self.scan = nnx.List(layers), remat, scan
 
-    def states(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"],
-               noise: Noise | None) -> list[Float[Array, "B L D"]]:
-        """The input and every layer's output, one layer after the other."""
-        states = [x]
-        for number, layer in enumerate(self.layer):
-            run = jax.checkpoint(lambda *given, layer=layer: layer(*given)) if self.remat else layer
-            states.append(run(states[-1], allowed, noise, 3 * number + 1))
-        return states
+    def one(self, number: int, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
+            slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
+        """What layer `number` makes of its input."""
+        run = lambda x: self.layer[number](x, allowed, noise, 3 * number + 1, slot)  # noqa: E731
+        return (jax.checkpoint(run) if self.remat else run)(x)
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None) -> Float[Array, "B L D"]:
-        """The last layer's output."""
-        if not self.scan:
-            return self.states(x, allowed, noise)[-1]
-        definition, _ = nnx.split(self.layer[0])   # all layers have the same
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, self.layer))
+    def loop(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None) -> Float[Array, "B L D"]:
+        """What all layers but the last make of the input, one program run again and again."""
+        layers = self.layer[:-1]
+        definition, _ = nnx.split(layers[0])   # all layers have the same
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, layers))
 
         def run(x: Array, given: tuple[Site, nnx.State]) -> tuple[Array, None]:
             site, parameters = given
             return nnx.merge(definition, parameters)(x, allowed, noise, site), None
 
         body = jax.checkpoint(run, prevent_cse=False) if self.remat else run   # a loop's body is not merged with another
-        return jax.lax.scan(body, x, (3 * jnp.arange(len(self.layer)) + 1, stacked))[0]
+        return jax.lax.scan(body, x, (3 * jnp.arange(len(layers)) + 1, stacked))[0]
+
+    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
+                 slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
+        """The last layer's output, of all tokens or of those at `slot`."""
+        last = len(self.layer) - 1
+        if self.scan and last:
+            x = self.loop(x, allowed, noise)
+        else:
+            for number in range(last):
+                x = self.one(number, x, allowed, noise)
+        return self.one(last, x, allowed, noise, slot)
 
 
 class Pooler(nnx.Module):
@@ -161,13 +172,17 @@ class Bert(nnx.Module):
         self.pooler = Pooler(width, spread, rngs) if pooler else None
         self.causal = causal
 
-    def states(self, batch: Batch, noise: Noise | None = None) -> list[Float[Array, "B L D"]]:
-        """The embeddings' output and every layer's."""
-        return self.encoder.states(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise)
+    def states(self, batch: Batch) -> list[Float[Array, "B L D"]]:
+        """The embeddings' output and every layer's, without dropout."""
+        allowed, states = visible(batch["segment"], self.causal), [self.embeddings(batch, None)]
+        for number in range(len(self.encoder.layer)):
+            states.append(self.encoder.one(number, states[-1], allowed, None))
+        return states
 
-    def __call__(self, batch: Batch, noise: Noise | None = None) -> Float[Array, "B L D"]:
-        """The last layer's hidden states."""
-        return self.encoder(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise)
+    def __call__(self, batch: Batch, noise: Noise | None = None,
+                 slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
+        """The last layer's hidden states, of all tokens or of those at `slot`: the latter query all, but need no more."""
+        return self.encoder(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise, slot)
 
     def table(self) -> Float[Array, "V D"]:
         """The word vectors, for heads that tie to them."""
