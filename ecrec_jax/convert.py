@@ -54,7 +54,7 @@ def config_of(facts: Facts, architecture: str) -> dict[str, Any]:
     """The config.json of an exported model."""
     labels = facts.labels or ()
     config = {key: getattr(facts, fact) for fact, key in CONFIG.items()} | {
-        "model_type": "bert", "architectures": [architecture], "pad_token_id": facts.pad_id or 0, "dtype": "float32",
+        "model_type": "bert", "architectures": [architecture], "pad_token_id": facts.pad_id or 0,
         "is_decoder": facts.causal, "position_embedding_type": "absolute", "tie_word_embeddings": facts.tied is not False}
     if architecture == "BertForSequenceClassification":
         labels = labels or ("value",)

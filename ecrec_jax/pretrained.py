@@ -107,7 +107,7 @@ def fill(parameters: Parameters, facts: Facts, part: Path, format: str, files: S
     tensors = {convert.theirs(name, bare): np.asarray(x) for name, x in parameters.items() if name not in left}
     if format == "hf" and "cls.predictions.decoder.kernel" in tensors:   # torch's untied decoder adds a bias of its own
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
-    config = convert.config_of(facts, architecture)
+    config = convert.config_of(facts, architecture) | {"dtype": next(iter(tensors.values())).dtype.name}
     (part / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     for path in files:
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Write a run for transformers: `python -m experiments.export run_dir=DIR format=hf|hf_flax out=DIR`."""
+"""Write a run for transformers: `python -m experiments.export run_dir=DIR format=hf|hf_flax dtype=float32|bfloat16 out=DIR`."""
 
 if __name__ == "__main__":
     from experiments.launch import huge_pages
@@ -8,25 +8,31 @@ if __name__ == "__main__":
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ecrec_jax import build, pretrained
 from ecrec_jax.data import leak
-from ecrec_jax.types import Parameters
+from ecrec_jax.types import InputError, Parameters
 from experiments import record
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
 def main(config: dict[str, Any]) -> None:
     """Best checkpoint, tokenizer and label names in one folder."""
-    export(record.existing(config["run_dir"]), Path(config["out"]), config["format"])
+    export(record.existing(config["run_dir"]), Path(config["out"]), config["format"], config["dtype"])
 
 
-def export(run: Path, out: Path, format: str) -> None:
+def export(run: Path, out: Path, format: str, dtype: str) -> None:
     """Write the folder; say what no transformers class has a place for."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     _, parts = build.rebuild(run)
     arrays = {name: np.asarray(x) for name, x in parts.parameters.items()}
     if parts.task.target == "number":
         arrays = in_units(arrays, parts.facts.center, parts.facts.scale)
+    arrays = {name: x.astype(DTYPES[dtype]) for name, x in arrays.items()}
     left = pretrained.write(arrays, parts.facts, run / "tokenizer", out, format, [run / leak.FILE])
     print(f"written to {out}" + (f"; no transformers class has a place for {', '.join(left)}" if left else ""))
 

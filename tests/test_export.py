@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import ml_dtypes
 import numpy as np
 import pytest
 import yaml
@@ -37,6 +38,21 @@ def test_exports_come_back(head, format, tmp_path):
         bare = {name.removeprefix("bert."): x for name, x in file_of(source).items() if not name.startswith("classifier.")}
         wanted = bare if head is None else file_of(source)
         assert_same(wanted, file_of(out))
+
+
+@pytest.mark.parametrize("format", ["hf", "hf_flax"])
+def test_half_precision_halves_the_file_and_keeps_eight_bits(format, tmp_path):
+    loaded = pretrained.load(str(MASKED), "masked_lm")
+    whole = {name: np.asarray(x) for name, x in parameters(loaded).items()}
+    half = {name: x.astype(ml_dtypes.bfloat16) for name, x in whole.items()}
+    for kind, arrays in (("whole", whole), ("half", half)):
+        pretrained.write(arrays, loaded.facts, loaded.folder, tmp_path / kind, format)
+    weights = "model.safetensors" if format == "hf" else "flax_model.msgpack"
+    assert (tmp_path / "half" / weights).stat().st_size < 0.55 * (tmp_path / "whole" / weights).stat().st_size
+    assert json.loads((tmp_path / "half/config.json").read_text())["dtype"] == "bfloat16"
+    again = parameters(pretrained.load(str(tmp_path / "half"), "masked_lm"))
+    for name, x in whole.items():
+        assert again[name].dtype == np.float32 and (np.abs(again[name] - x) <= np.abs(x) * 2.0**-8).all()
 
 
 def test_save_refuses(tmp_path):
