@@ -44,10 +44,18 @@ test-compilers: .venv-tpu/ready   ## steps through the real TPU compiler, withou
 bench: .venv/ready .venv/minilm .venv-torch/ready   ## ours beside torch, one table of ratios; BENCH="encode rounds=3" chooses
 	$(BIN)/python -m bench $(BENCH)
 
+.venv-cuda/ready: requirements.lock   # ours on a GPU: the locked packages and jax's CUDA plugin
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock "jax[cuda13]"
+	touch $@
+
+bench-gpu: .venv-cuda/ready .venv-torch/ready   ## BERT base, masked-LM, bfloat16, beside torch on the same card
+	.venv-cuda/bin/python -m bench.gpu $(BENCH)
+
 lock:   ## write requirements.lock anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet '.[dev]' 'setuptools>=77' wheel
 	.venv-lock/bin/python -m pip freeze --all --exclude ecrec_jax --exclude pip > requirements.lock
 	rm -rf .venv-lock
 
-.PHONY: install quickstart test test-all test-compilers bench lock
+.PHONY: install quickstart test test-all test-compilers bench bench-gpu lock

@@ -10,8 +10,7 @@ if __name__ == "__main__":
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +18,9 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from jaxtyping import Array, Float
 
-from bench import serve
-from ecrec_jax import block, build, step
-from ecrec_jax.data.feed import ahead
-from ecrec_jax.types import Batch, Parameters, State
+from bench import serve, steps
+from ecrec_jax import block, build
+from ecrec_jax.types import Batch, Parameters
 from experiments import launch, wiring
 
 JOBS = {"fine-tune": ["experiment=sentiment"], "masked-LM": ["experiment=pretrain"],
@@ -35,35 +33,9 @@ def parts_of(job: str, words: list[str]) -> build.Parts:
         return build.build(wiring.plain(compose("train", [*JOBS[job], "model=minilm", "model.new_head=true", *words])))
 
 
-def batches(parts: build.Parts, seed: int | None) -> Iterator[tuple[Any, int]]:
-    """Batches for ever, on the devices, with the tokens of each; laid out in a thread ahead."""
-    feed = parts.feeds["train"]
-    put = lambda b: (parts.strategy.put(b, parts.gradient.count), int((b["segment"] > 0).sum()))  # noqa: E731
-    yield from ahead(itertools.chain.from_iterable(feed.batches(seed, epoch) for epoch in itertools.count()), put)
-
-
-def trainer(parts: build.Parts) -> Callable[[int], int]:
-    """A function that makes steps of training and returns the tokens they read."""
-    strategy, (trained, frozen) = parts.strategy, parts.peft.split(parts.parameters)
-    state = strategy.place(State(trained, parts.optimizer.init(trained), np.int32(0), np.uint32(0)))
-    constant, given = strategy.place(frozen | parts.constants), batches(parts, 0)
-    one = strategy.compile(step.make_step(parts.graph, parts.task, parts.peft, parts.gradient, parts.optimizer, strategy), True)
-
-    def run(steps: int) -> int:
-        nonlocal state
-        tokens, logs = 0, None
-        for batch, count in itertools.islice(given, steps):
-            state, logs = one(state, constant, batch)
-            tokens += count
-        jax.block_until_ready((state, logs))
-        return tokens
-
-    return run
-
-
 def encoder(parts: build.Parts) -> Callable[[int], int]:
     """A function that encodes batches to unit vectors, one a text."""
-    strategy, given = parts.strategy, batches(parts, None)
+    strategy, given = parts.strategy, steps.batches(parts, parts.feeds["train"], None)
     parameters = strategy.place(parts.parameters)
 
     def vectors(given: Parameters, batch: Batch) -> Float[Array, "B S D"]:
@@ -72,12 +44,12 @@ def encoder(parts: build.Parts) -> Callable[[int], int]:
 
     encode = strategy.compile(vectors, False)
 
-    def run(steps: int) -> int:
+    def run(count: int) -> int:
         tokens, pending = 0, None
-        for batch, count in itertools.islice(given, steps):
+        for batch, found in itertools.islice(given, count):
             if pending is not None:
                 np.asarray(pending)
-            pending, tokens = encode(parameters, batch), tokens + count
+            pending, tokens = encode(parameters, batch), tokens + found
         np.asarray(pending)
         return tokens
 
@@ -90,7 +62,7 @@ def main(job: str, *words: str) -> None:
     parts = parts_of(job, list(words))
     x, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
     about = {"ceiling": serve.ceiling(lambda: product(x, x).block_until_ready(), 2048), "shape": list(parts.feeds["train"].shape)}
-    serve.serve((encoder if job == "encode" else trainer)(parts), about)
+    serve.serve(encoder(parts) if job == "encode" else steps.trainer(parts, parts.feeds["train"]), about)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""Steps of training as a run makes them, for benchmarks: packing, feed thread and compiled step. No hydra."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ecrec_jax import build, step
+from ecrec_jax.data.feed import Feed, ahead
+from ecrec_jax.types import State
+
+
+def batches(parts: build.Parts, feed: Feed, seed: int | None) -> Iterator[tuple[Any, int]]:
+    """Batches for ever, on the devices, with the tokens of each; laid out in a thread ahead."""
+    put = lambda b: (parts.strategy.put(b, parts.gradient.count), int((b["segment"] > 0).sum()))  # noqa: E731
+    yield from ahead(itertools.chain.from_iterable(feed.batches(seed, epoch) for epoch in itertools.count()), put)
+
+
+def trainer(parts: build.Parts, feed: Feed) -> Callable[[int], int]:
+    """A function that makes steps of training and returns the tokens they read."""
+    strategy, (trained, frozen) = parts.strategy, parts.peft.split(parts.parameters)
+    state = strategy.place(State(trained, parts.optimizer.init(trained), np.int32(0), np.uint32(0)))
+    constant, given = strategy.place(frozen | parts.constants), batches(parts, feed, 0)
+    one = strategy.compile(step.make_step(parts.graph, parts.task, parts.peft, parts.gradient, parts.optimizer, strategy), True)
+
+    def run(steps: int) -> int:
+        nonlocal state
+        tokens, logs = 0, None
+        for batch, count in itertools.islice(given, steps):
+            state, logs = one(state, constant, batch)
+            tokens += count
+        jax.block_until_ready((state, logs))
+        return tokens
+
+    return run
