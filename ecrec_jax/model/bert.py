@@ -1,15 +1,16 @@
 """BERT (Devlin et al. 2019): the encoder, with attribute names as in Hugging Face's Flax tree."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from ecrec_jax.attention import attend, visible
+from ecrec_jax.attention import Attend, choose, inside
 from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear
-from ecrec_jax.types import Batch, InputError, Noise
+from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 Site = int | Int[Array, ""]   # of dropout; each layer has three: attention, and the ends of both halves
 
@@ -60,11 +61,11 @@ class Attention(nnx.Module):
         self.self, self.output = Projections(width, spread, rngs), output
         self.heads, self.dropout = heads, attention_dropout
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
-                 site: Site) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, site: Site,
+                 attend: Attend) -> Float[Array, "B L D"]:
         head = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
         query, key, value = (p(x).reshape(head) for p in (self.self.query, self.self.key, self.self.value))
-        return self.output(attend(query, key, value, allowed, noise, site, self.dropout).reshape(x.shape), x, noise, site + 1)
+        return self.output(attend(query, key, value, noise, site, self.dropout).reshape(x.shape), x, noise, site + 1)
 
 
 class Intermediate(nnx.Module):
@@ -83,9 +84,9 @@ class Layer(nnx.Module):
     def __init__(self, attention: Attention, intermediate: Intermediate, output: Output):
         self.attention, self.intermediate, self.output = attention, intermediate, output
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
-                 site: Site) -> Float[Array, "B L D"]:
-        x = self.attention(x, allowed, noise, site)
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, site: Site,
+                 attend: Attend) -> Float[Array, "B L D"]:
+        x = self.attention(x, noise, site, attend)
         return self.output(self.intermediate(x), x, noise, site + 2)
 
 
@@ -96,25 +97,24 @@ class Encoder(nnx.Module):
     def __init__(self, layers: list[Layer], remat: bool, scan: bool):
         self.layer, self.remat, self.scan = nnx.List(layers), remat, scan
 
-    def states(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"],
-               noise: Noise | None) -> list[Float[Array, "B L D"]]:
+    def states(self, x: Float[Array, "B L D"], noise: Noise | None, attend: Attend) -> list[Float[Array, "B L D"]]:
         """The input and every layer's output, one layer after the other."""
         states = [x]
         for number, layer in enumerate(self.layer):
-            run = jax.checkpoint(lambda *given, layer=layer: layer(*given)) if self.remat else layer
-            states.append(run(states[-1], allowed, noise, 3 * number + 1))
+            run = functools.partial(layer, attend=attend)
+            states.append((jax.checkpoint(run) if self.remat else run)(states[-1], noise, 3 * number + 1))
         return states
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, attend: Attend) -> Float[Array, "B L D"]:
         """The last layer's output."""
         if not self.scan:
-            return self.states(x, allowed, noise)[-1]
+            return self.states(x, noise, attend)[-1]
         definition, _ = nnx.split(self.layer[0])   # all layers have the same
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, self.layer))
 
         def run(x: Array, given: tuple[Site, nnx.State]) -> tuple[Array, None]:
             site, parameters = given
-            return nnx.merge(definition, parameters)(x, allowed, noise, site), None
+            return nnx.merge(definition, parameters)(x, noise, site, attend), None
 
         body = jax.checkpoint(run, prevent_cse=False) if self.remat else run   # a loop's body is not merged with another
         return jax.lax.scan(body, x, (3 * jnp.arange(len(self.layer)) + 1, stacked))[0]
@@ -140,7 +140,8 @@ class Bert(nnx.Module):
 
     def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
                  feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
-                 initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs, remat: bool = False, scan: bool = False):
+                 initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs,
+                 attention: Literal["auto", "dense", "splash"] = "auto", remat: bool = False, scan: bool = False):
         sizes = {"vocabulary": vocabulary, "positions": positions, "types": types, "width": width, "depth": depth, "heads": heads,
                  "feed_forward": feed_forward}
         for name, size in sizes.items():
@@ -159,15 +160,21 @@ class Bert(nnx.Module):
                   Intermediate(width, feed_forward, activation, spread, rngs), output(feed_forward))
             for _ in range(depth)], remat, scan)
         self.pooler = Pooler(width, spread, rngs) if pooler else None
-        self.causal = causal
+        self.causal, self.attention, self.attention_dropout = causal, attention, attention_dropout
 
-    def states(self, batch: Batch, noise: Noise | None = None) -> list[Float[Array, "B L D"]]:
+    def attend(self, batch: Batch, strategy: Strategy | None) -> Attend:
+        """Attention inside the batch's segments, in the form that suits the devices; dense where none are named."""
+        length, rate = batch["segment"].shape[1], self.attention_dropout
+        form = choose(self.attention, strategy.platform, length, rate) if strategy else "dense"
+        return inside(batch["segment"], self.causal, form, strategy)
+
+    def states(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None) -> list[Float[Array, "B L D"]]:
         """The embeddings' output and every layer's."""
-        return self.encoder.states(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise)
+        return self.encoder.states(self.embeddings(batch, noise), noise, self.attend(batch, strategy))
 
-    def __call__(self, batch: Batch, noise: Noise | None = None) -> Float[Array, "B L D"]:
+    def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None) -> Float[Array, "B L D"]:
         """The last layer's hidden states."""
-        return self.encoder(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise)
+        return self.encoder(self.embeddings(batch, noise), noise, self.attend(batch, strategy))
 
     def table(self) -> Float[Array, "V D"]:
         """The word vectors, for heads that tie to them."""
