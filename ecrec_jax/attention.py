@@ -1,11 +1,57 @@
-"""Self-attention inside the segments of a row."""
+"""Self-attention inside the segments of a row: a dense form for every backend, a kernel for TPUs, and which one a run uses."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ecrec_jax.block import dropout
-from ecrec_jax.types import Noise
+from ecrec_jax.types import InputError, Noise, Strategy
+
+LANES = 128                     # the kernel's blocks have a multiple of so many tokens
+LONG = 256                      # from so many tokens a row on the kernel needs less memory: docs/scale.md
+
+
+class Look(NamedTuple):
+    """How the tokens of a layer look at each other: (query [B,T,N,K], key, value [B,L,N,K], noise, site, rate) -> [B,T,N,K], and
+    which of them ask (None: all)."""
+
+    attend: Callable[..., Array]
+    slot: Int[Array, "B S"] | None
+
+
+def choose(asked: Literal["auto", "dense", "splash"], platform: str, length: int, rate: float) -> str:
+    """How rows of `length` tokens are attended to on devices of a `platform`, at an attention dropout of `rate`: `dense` or
+    `splash`.
+
+    Raises:
+        InputError: splash was asked for, and can't be had.
+    """
+    if asked == "auto":
+        return "splash" if platform == "tpu" and rate == 0 and length >= LONG else "dense"
+    if asked == "splash" and platform != "tpu":
+        raise InputError(f"model.attention is splash, which needs TPUs, and the devices are of kind {platform}: set "
+                         "model.attention=auto")
+    if asked == "splash" and rate > 0:
+        raise InputError(f"model.attention is splash, which has no dropout, and model.attention_dropout is {rate}: set it to 0, or "
+                         "model.attention=auto")
+    return asked
+
+
+def inside(segment: Int[Array, "B L"], causal: bool, form: str, strategy: Strategy | None,
+           slot: Int[Array, "B S"] | None = None) -> Look:
+    """Attention inside these segments in one of the two forms, dense where only the tokens at `slot` ask; the kernel runs on
+    each device's own rows."""
+    if form == "splash" and slot is None:
+        kernel = strategy.each(functools.partial(splash, causal=causal))
+        return Look(lambda query, key, value, noise, site, rate: kernel(query, key, value, segment), None)
+    allowed = visible(segment, causal)
+    if slot is not None:
+        allowed = jnp.take_along_axis(allowed, slot[:, None, :, None], 2)
+    return Look(lambda query, key, value, noise, site, rate: attend(query, key, value, allowed, noise, site, rate), slot)
 
 
 def visible(segment: Int[Array, "B L"], causal: bool) -> Bool[Array, "B 1 L L"]:
@@ -18,9 +64,9 @@ def visible(segment: Int[Array, "B L"], causal: bool) -> Bool[Array, "B 1 L L"]:
 
 
 def attend(
-    query: Float[Array, "B L N K"], key: Float[Array, "B L N K"], value: Float[Array, "B L N K"],
-    allowed: Bool[Array, "B 1 L L"], noise: Noise | None, site: int | Int[Array, ""], rate: float,
-) -> Float[Array, "B L N K"]:
+    query: Float[Array, "B T N K"], key: Float[Array, "B L N K"], value: Float[Array, "B L N K"],
+    allowed: Bool[Array, "B 1 T L"], noise: Noise | None, site: int | Int[Array, ""], rate: float,
+) -> Float[Array, "B T N K"]:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with softmax in f32.
 
     Heads are moved to the front before the products: on CPU the other order costs five times as much.
@@ -29,3 +75,28 @@ def attend(
     score = (query * query.shape[-1] ** -0.5) @ key.swapaxes(-1, -2)
     probability = jax.nn.softmax(jnp.where(allowed, score.astype(jnp.float32), -1e9)).astype(value.dtype)
     return (dropout(probability, noise, site, rate) @ value).swapaxes(1, 2)
+
+
+def splash(
+    query: Float[Array, "B L N K"], key: Float[Array, "B L N K"], value: Float[Array, "B L N K"],
+    segment: Int[Array, "B L"], causal: bool, interpret: bool = False,
+) -> Float[Array, "B L N K"]:
+    """The same without dropout, block by block in jax's Pallas kernel for TPUs: no array of L × L leaves the chip. Rows are
+    filled up to whole blocks with a segment of their own. `interpret` runs it anywhere, slowly.
+
+    Source: Dao et al. 2022, "FlashAttention", algorithms 1 and 4.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+
+    length, heads, width = query.shape[1:]
+    more = -length % LANES
+    block = next(size for size in (4 * LANES, 2 * LANES, LANES) if (length + more) % size == 0)
+    sizes = pallas.BlockSizes(block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block,
+                              block_kv_dq=block)
+    shape = (length + more, length + more)
+    mask = pallas.MultiHeadMask([pallas.CausalMask(shape) if causal else pallas.FullMask(shape)] * heads)
+    kernel = pallas.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    filled = [jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (query * width ** -0.5, key, value)]
+    segment = jnp.pad(segment, ((0, 0), (0, more)), constant_values=-1)
+    found = jax.vmap(lambda q, k, v, s: kernel(q, k, v, pallas.SegmentIds(s, s)))(*filled, segment)
+    return found.swapaxes(1, 2)[:, :length]

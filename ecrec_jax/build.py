@@ -146,7 +146,8 @@ def rebuild(folder: Path) -> tuple[dict[str, Any], Parts]:
     if not (folder / "facts.json").is_file():
         raise InputError(f"run_dir: {folder} has not begun to train (no facts.json)")
     facts = load_facts(folder)
-    bare = dict(config, model=dict(config["model"], checkpoint=None))
+    here = {"attention": "auto"} if "attention" in config["model"] else {}   # the devices may be others than in training
+    bare = dict(config, model={**config["model"], "checkpoint": None, **here})
     parts = network(bare, facts, str(folder / "tokenizer"), None)
     weights = best(folder)
     return config, dataclasses.replace(parts, parameters={name: jax.numpy.asarray(weights[name]) for name in parts.parameters})

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ecrec_jax.block import Constant
-from ecrec_jax.types import Batch, Head, Model, Noise, Parameters
+from ecrec_jax.types import Batch, Head, Model, Noise, Parameters, Strategy
 
 
 class Net(nnx.Module):
@@ -16,10 +16,10 @@ class Net(nnx.Module):
     def __init__(self, model: Model, head: Head):
         self.model, self.head = model, head
 
-    def __call__(self, batch: Batch, noise: Noise | None = None) -> Any:
+    def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None) -> Any:
         """Outputs at the slots; without noise there is no dropout."""
         slot = batch["slot"] if getattr(self.head, "at_slots", False) else None
-        return self.head(self.model(batch, noise, slot), batch, self.model, noise)
+        return self.head(self.model(batch, noise, strategy, slot), batch, self.model, noise)
 
 
 @dataclasses.dataclass(frozen=True)

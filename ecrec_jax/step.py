@@ -29,7 +29,7 @@ def make_step(
 
         def local(trained: Parameters, rows: Batch) -> Any:
             net = graph.net(strategy.use(peft.merge(trained, constant)))
-            outputs = net(rows, Noise(noise, rows["row"]))
+            outputs = net(rows, Noise(noise, rows["row"]), strategy)
             return (task.loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
 
         loss, grads = strategy.reduce(gradient(local, state.trained, batch))
@@ -49,7 +49,7 @@ def make_columns(
     """What evaluation needs of every slot, (trained, constant, Batch) -> columns over the global batch, no dropout."""
 
     def columns(trained: Parameters, constant: Parameters, batch: Batch) -> Logs:
-        outputs = graph.net(strategy.use(peft.merge(trained, constant)))(batch)
+        outputs = graph.net(strategy.use(peft.merge(trained, constant)))(batch, None, strategy)
         found = task.columns(outputs, batch) | {"loss": task.loss(outputs, batch, strategy.gather)}
         return strategy.gather(found | {key: batch[key] for key in ("label", "weight", "example")})
 

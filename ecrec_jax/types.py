@@ -80,9 +80,10 @@ class Facts:
 
 class Model(Protocol):
     """Tokens to hidden states: all, or those at `slot` alone, for which the last layer computes nothing else. `table` and `pool`
-    stay where checkpoints have them, so that heads can tie to them."""
+    stay where checkpoints have them, so that heads can tie to them. A kernel that isn't divided by itself runs on each device's
+    rows by `strategy`; without one, nothing but plain operations is used."""
 
-    def __call__(self, batch: Batch, noise: Noise | None = None,
+    def __call__(self, batch: Batch, noise: Noise | None = None, strategy: "Strategy | None" = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]: ...
     def table(self) -> Float[Array, "V D"]: ...
     def pool(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]: ...
@@ -139,9 +140,11 @@ class Optimizer(Protocol):
 
 
 class Strategy(Protocol):
-    """On which devices. `use`, `reduce` and `gather` are called inside the program, the others around it."""
+    """On which devices, of which `platform` (cpu, cuda, tpu). `use`, `reduce`, `gather` and `each` are called inside the
+    program, the others around it; `each` makes a function of arrays of rows one that runs on each device's own rows."""
 
     devices: int | None
+    platform: str
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]: ...
     def place(self, tree: Any) -> Any: ...
@@ -149,6 +152,7 @@ class Strategy(Protocol):
     def use(self, parameters: Parameters) -> Parameters: ...
     def reduce(self, tree: Any) -> Any: ...
     def gather(self, tree: Any) -> Any: ...
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]: ...
     def fetch(self, tree: Any) -> Any: ...
 
 

@@ -36,6 +36,7 @@ def main(config: dict[str, Any]) -> None:
     parts = dataclasses.replace(parts, strategy=strategy)
     rows = asked["rows"] or parts.feeds["train"].shape.rows
     introduce(parts, asked["topology"], rows)
+    print(f"attention: {wiring.attention(changed, parts)}", flush=True)
     compiled = functools.cache(lambda count: compiler.compiled(compiler.lower(parts, config["seed"], count)))
     try:
         report(compiled(rows), parts, rows, limit)
@@ -52,7 +53,7 @@ def introduce(parts: build.Parts, name: str, rows: int) -> None:
     shape, devices = parts.feeds["train"].shape, parts.strategy.devices
     print(f"{name}: {devices} devices, {type(parts.strategy).__name__}; compiled by {versions}; nothing was run on a device")
     print(f"batch: {rows} rows × {shape.length} tokens, {shape.slots} slots a row; "
-          f"{-(-rows // unit(parts)) * unit(parts) // devices} rows a device, empty ones included", flush=True)
+          f"{-(-rows // unit(parts)) * unit(parts) // devices} rows a device, empty ones included")
 
 
 def unit(parts: build.Parts) -> int:

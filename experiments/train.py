@@ -39,7 +39,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
             parts = mesh.together(lambda: build.build(changed))
             mesh.same(parts.corpus.digest, "the data")
             mesh.agree(lambda: record.same_data(folder, parts.corpus.digest))
-            about = mesh.agree(lambda: describe(parts, folder))
+            about = mesh.agree(lambda: describe(parts, folder) | computing(changed, parts))
             told: dict[str, Any] = {}
             mesh.agree(lambda: told.update(trackers(config, folder)))
             loop = Loop(parts, wiring.plan_of(changed), folder, told, stop)
@@ -117,6 +117,15 @@ def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
             "parameters": build.count(parts.parameters), "parameters_trained": build.count(trained),
             "batch/rows": shape.rows, "batch/length": shape.length, "batch/slots": shape.slots, "batch/fill": full,
             "batch/examples_mean": float(np.mean(size[:-1] or size)), "batch/examples_std": float(np.std(size[:-1] or size))}
+
+
+def computing(config: Mapping[str, Any], parts: build.Parts) -> dict[str, Any]:
+    """Say how attention is computed, and what that costs where layers are looped over; for the summary."""
+    form = wiring.attention(config, parts)
+    print(f"attention: {form}, on devices of kind {parts.strategy.platform}")
+    if form == "dense" and config["model"].get("scan") and not config["model"]["remat"]:
+        print("warning: model.scan=true keeps all layers' attention probabilities in float32: model.remat=true keeps none")
+    return {"attention": form}
 
 
 def note(folder: Path) -> None:

@@ -9,6 +9,7 @@ import jax
 from omegaconf import DictConfig, OmegaConf
 
 from ecrec_jax import build, mesh, section
+from ecrec_jax.attention import choose
 from ecrec_jax.data.tokenise import cache_folder
 from ecrec_jax.loop import Plan
 from ecrec_jax.types import Facts, InputError
@@ -110,6 +111,16 @@ def connect(config: Mapping[str, Any]) -> None:
     free = {"data": {"root": None}, "strategy": dict.fromkeys(build.OURS["strategy"]), "run_dir": None}   # may differ
     mesh.same({key: {**x, **free.get(key, {})} if isinstance(x, dict) else free.get(key, x) for key, x in config.items()},
               "the configuration")
+
+
+def attention(config: Mapping[str, Any], parts: build.Parts) -> str:
+    """Which form of attention the steps of a run use, for its reader.
+
+    Raises:
+        InputError: the one that is asked for can't be had.
+    """
+    length, platform = parts.feeds["train"].shape.length, parts.strategy.platform
+    return choose(config["model"].get("attention", "dense"), platform, length, parts.facts.attention_dropout)
 
 
 class Stop:

@@ -1,15 +1,16 @@
 """BERT (Devlin et al. 2019): the encoder, with attribute names as in Hugging Face's Flax tree."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from ecrec_jax.attention import attend, visible
+from ecrec_jax.attention import Look, choose, inside
 from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear, read
-from ecrec_jax.types import Batch, InputError, Noise
+from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 Site = int | Int[Array, ""]   # of dropout; each layer has three: attention, and the ends of both halves
 
@@ -60,14 +61,11 @@ class Attention(nnx.Module):
         self.self, self.output = Projections(width, spread, rngs), output
         self.heads, self.dropout = heads, attention_dropout
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None, site: Site,
-                 slot: Int[Array, "B S"] | None) -> Float[Array, "B T D"]:
-        asking = x
-        if slot is not None:
-            asking, allowed = read(x, slot), jnp.take_along_axis(allowed, slot[:, None, :, None], 2)
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, site: Site, look: Look) -> Float[Array, "B T D"]:
+        asking = x if look.slot is None else read(x, look.slot)
         split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)  # noqa: E731
         query, key, value = split(self.self.query(asking)), split(self.self.key(x)), split(self.self.value(x))
-        found = attend(query, key, value, allowed, noise, site, self.dropout).reshape(asking.shape)
+        found = look.attend(query, key, value, noise, site, self.dropout).reshape(asking.shape)
         return self.output(found, asking, noise, site + 1)
 
 
@@ -87,9 +85,8 @@ class Layer(nnx.Module):
     def __init__(self, attention: Attention, intermediate: Intermediate, output: Output):
         self.attention, self.intermediate, self.output = attention, intermediate, output
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None, site: Site,
-                 slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
-        x = self.attention(x, allowed, noise, site, slot)
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, site: Site, look: Look) -> Float[Array, "B T D"]:
+        x = self.attention(x, noise, site, look)
         return self.output(self.intermediate(x), x, noise, site + 2)
 
 
@@ -100,13 +97,12 @@ class Encoder(nnx.Module):
     def __init__(self, layers: list[Layer], remat: bool, scan: bool):
         self.layer, self.remat, self.scan = nnx.List(layers), remat, scan
 
-    def one(self, number: int, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
-            slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
+    def one(self, number: int, x: Float[Array, "B L D"], noise: Noise | None, look: Look) -> Float[Array, "B T D"]:
         """What layer `number` makes of its input."""
-        run = lambda x: self.layer[number](x, allowed, noise, 3 * number + 1, slot)  # noqa: E731
+        run = lambda x: self.layer[number](x, noise, 3 * number + 1, look)  # noqa: E731
         return (jax.checkpoint(run) if self.remat else run)(x)
 
-    def loop(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None) -> Float[Array, "B L D"]:
+    def loop(self, x: Float[Array, "B L D"], noise: Noise | None, look: Look) -> Float[Array, "B L D"]:
         """What all layers but the last make of the input, one program run again and again."""
         layers = self.layer[:-1]
         definition, _ = nnx.split(layers[0])   # all layers have the same
@@ -114,21 +110,20 @@ class Encoder(nnx.Module):
 
         def run(x: Array, given: tuple[Site, nnx.State]) -> tuple[Array, None]:
             site, parameters = given
-            return nnx.merge(definition, parameters)(x, allowed, noise, site), None
+            return nnx.merge(definition, parameters)(x, noise, site, look), None
 
         body = jax.checkpoint(run, prevent_cse=False) if self.remat else run   # a loop's body is not merged with another
         return jax.lax.scan(body, x, (3 * jnp.arange(len(layers)) + 1, stacked))[0]
 
-    def __call__(self, x: Float[Array, "B L D"], allowed: Bool[Array, "B 1 L L"], noise: Noise | None,
-                 slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
-        """The last layer's output, of all tokens or of those at `slot`."""
-        last = len(self.layer) - 1
-        if self.scan and last:
-            x = self.loop(x, allowed, noise)
+    def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, look: Look, last: Look) -> Float[Array, "B T D"]:
+        """The last layer's output; that one looks as `last` says."""
+        before = len(self.layer) - 1
+        if self.scan and before:
+            x = self.loop(x, noise, look)
         else:
-            for number in range(last):
-                x = self.one(number, x, allowed, noise)
-        return self.one(last, x, allowed, noise, slot)
+            for number in range(before):
+                x = self.one(number, x, noise, look)
+        return self.one(before, x, noise, last)
 
 
 class Pooler(nnx.Module):
@@ -151,7 +146,8 @@ class Bert(nnx.Module):
 
     def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
                  feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
-                 initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs, remat: bool = False, scan: bool = False):
+                 initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs,
+                 attention: Literal["auto", "dense", "splash"] = "auto", remat: bool = False, scan: bool = False):
         sizes = {"vocabulary": vocabulary, "positions": positions, "types": types, "width": width, "depth": depth, "heads": heads,
                  "feed_forward": feed_forward}
         for name, size in sizes.items():
@@ -170,19 +166,26 @@ class Bert(nnx.Module):
                   Intermediate(width, feed_forward, activation, spread, rngs), output(feed_forward))
             for _ in range(depth)], remat, scan)
         self.pooler = Pooler(width, spread, rngs) if pooler else None
-        self.causal = causal
+        self.causal, self.attention, self.attention_dropout = causal, attention, attention_dropout
+
+    def look(self, batch: Batch, strategy: Strategy | None, slot: Int[Array, "B S"] | None = None) -> Look:
+        """Attention inside the batch's segments, in the form that suits the devices; dense where none are named."""
+        length, rate = batch["segment"].shape[1], self.attention_dropout
+        form = choose(self.attention, strategy.platform, length, rate) if strategy else "dense"
+        return inside(batch["segment"], self.causal, form, strategy, slot)
 
     def states(self, batch: Batch) -> list[Float[Array, "B L D"]]:
         """The embeddings' output and every layer's, without dropout."""
-        allowed, states = visible(batch["segment"], self.causal), [self.embeddings(batch, None)]
+        look, states = self.look(batch, None), [self.embeddings(batch, None)]
         for number in range(len(self.encoder.layer)):
-            states.append(self.encoder.one(number, states[-1], allowed, None))
+            states.append(self.encoder.one(number, states[-1], None, look))
         return states
 
-    def __call__(self, batch: Batch, noise: Noise | None = None,
+    def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
-        """The last layer's hidden states, of all tokens or of those at `slot`: the latter query all, but need no more."""
-        return self.encoder(self.embeddings(batch, noise), visible(batch["segment"], self.causal), noise, slot)
+        """The last layer's hidden states, of all tokens or of those at `slot`: these ask all, and nothing else is computed."""
+        looks = self.look(batch, strategy), self.look(batch, strategy, slot)
+        return self.encoder(self.embeddings(batch, noise), noise, *looks)
 
     def table(self) -> Float[Array, "V D"]:
         """The word vectors, for heads that tie to them."""

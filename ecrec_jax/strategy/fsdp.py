@@ -23,6 +23,7 @@ class Fsdp:
             raise InputError(f"strategy.smallest is {smallest}, must not be negative")
         self.mesh, self.smallest, self.transfer = mesh.over(devices, found), smallest, transfer
         self.devices, (self.rows, self.whole) = self.mesh.size, mesh.layouts(self.mesh)
+        self.platform = self.mesh.devices.flat[0].platform
 
     def layout(self, x: Any) -> NamedSharding:
         """An array's largest axis that the devices divide is divided; whole where there is none, or the array is small."""
@@ -54,6 +55,10 @@ class Fsdp:
     def gather(self, tree: Any) -> Any:
         """Whole on every device."""
         return mesh.hold(tree, lambda _: self.whole)
+
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function on every device's rows; nothing else is told of the mesh."""
+        return jax.shard_map(function, mesh=self.rows.mesh, in_specs=self.rows.spec, out_specs=self.rows.spec, check_vma=False)
 
     def fetch(self, tree: Any) -> Any:
         """Arrays to numpy, their parts put together."""

@@ -15,6 +15,7 @@ class Jit:
     def __init__(self, devices: int | None, found: Sequence[Any] | None = None, transfer: mesh.Transfer = mesh.onto):
         data, self.transfer = mesh.over(devices, found), transfer
         self.devices, (self.rows, self.whole) = data.size, mesh.layouts(data)
+        self.platform = data.devices.flat[0].platform
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """jax.jit; `donate` gives the first argument's memory to the result."""
@@ -39,6 +40,10 @@ class Jit:
     def gather(self, tree: Any) -> Any:
         """All rows on every device."""
         return mesh.hold(tree, lambda _: self.whole)
+
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function on every device's rows; nothing else is told of the mesh."""
+        return jax.shard_map(function, mesh=self.rows.mesh, in_specs=self.rows.spec, out_specs=self.rows.spec, check_vma=False)
 
     def fetch(self, tree: Any) -> Any:
         """Whole arrays to numpy."""

@@ -18,7 +18,8 @@ class Pmap:
         if not mesh.alone():
             raise InputError("strategy pmap works in one process: choose strategy=jit or strategy=fsdp")
         data = mesh.over(devices)
-        self.devices, self.found, (self.each, _) = data.size, list(data.devices), mesh.layouts(data)
+        self.devices, self.found, (self.apart, _) = data.size, list(data.devices), mesh.layouts(data)
+        self.platform = self.found[0].platform
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """jax.pmap; `donate` gives the first argument's memory to the result."""
@@ -27,7 +28,7 @@ class Pmap:
     def place(self, tree: Any) -> Any:
         """A copy for every device."""
         copies = jax.tree.map(lambda x: np.broadcast_to(x, (self.devices, *np.shape(x))), tree)
-        return mesh.lay(copies, lambda _: self.each)
+        return mesh.lay(copies, lambda _: self.apart)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """[devices, rows / devices, …], after empty rows up to a multiple of devices × `multiple`."""
@@ -45,6 +46,10 @@ class Pmap:
     def gather(self, tree: Any) -> Any:
         """All rows on every device."""
         return jax.tree.map(lambda x: jax.lax.all_gather(x, "data", tiled=True), tree)
+
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As it is: the program runs on each device."""
+        return function
 
     def fetch(self, tree: Any) -> Any:
         """The first device's copy to numpy."""
