@@ -31,11 +31,11 @@ class Behaviour:
     time_format: str | None
     event_column: str | None
     event: str
-    kinds: dict[str, str]
+    kinds: dict[str, str] | None
     session_column: str | None
     text_column: str | list[str]
     item_column: str | None
-    drop: dict[str, str]
+    drop: dict[str, str] | None
     valid_fraction: float
     test_fraction: float
     split_seed: int
@@ -50,10 +50,10 @@ class Behaviour:
     def __post_init__(self):
         split.check(self)
         for key in ("kinds", "drop"):
-            for name, value in getattr(self, key).items():
+            for name, value in (getattr(self, key) or {}).items():
                 if not isinstance(name, str) or not isinstance(value, str):
                     raise InputError(f"data.{key}: {name}: {value} is not a pair of texts; quote them both")
-        for name, pattern in self.drop.items():
+        for name, pattern in (self.drop or {}).items():
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -120,7 +120,7 @@ class Behaviour:
         Raises:
             InputError: none is left.
         """
-        for name, pattern in self.drop.items():
+        for name, pattern in (self.drop or {}).items():
             code, distinct = codes(read.column(table, name, f"data.drop.{name}"))
             reasons |= {f"by {name}": np.array([bool(re.fullmatch(pattern, cell)) for cell in distinct])[code]}
         left, dropped = np.ones(len(table.place), bool), {}
@@ -141,12 +141,13 @@ class Behaviour:
             return np.zeros(len(kept), int), [self.event]
         cells = read.column(table, self.event_column, "data.event_column")
         code, distinct = codes([cells[i] for i in kept])
+        words = self.kinds or {cell: cell for cell in distinct}
         for k, cell in enumerate(distinct):
-            if not cell or (self.kinds and cell not in self.kinds):
+            if not cell or cell not in words:
                 place = table.place[kept[np.argmax(code == k)]]
-                raise InputError(f"{table.path}, {place}: event {cell!r} is none of {', '.join(self.kinds)} (data.kinds)" if cell
+                raise InputError(f"{table.path}, {place}: event {cell!r} is none of {', '.join(words)} (data.kinds)" if cell
                                  else f"{table.path}, {place}: no event in column {self.event_column!r}")
-        return code, [self.kinds.get(cell, cell) for cell in distinct]
+        return code, [words[cell] for cell in distinct]
 
     def time(self, table: read.Table, kept: Int[np.ndarray, "E"]) -> np.ndarray:
         """What orders the events: numbers, where the first cell is one; else dates of ISO 8601 or `time_format`.
