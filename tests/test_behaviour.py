@@ -265,7 +265,8 @@ def test_commands_on_a_log(tmp_path, capsys):
     assert call("export", f"run_dir={run}", "format=hf", f"out={tmp_path / 'out'}") == 0
     assert call("predict", f"run_dir={run}", f"input={path}", f"output={tmp_path / 'new.csv'}") == 2
     assert "a run of MaskedLM has nothing to predict" in capsys.readouterr().err
-    causal = ["task=causal_lm", "model.causal=true", f"run_dir={tmp_path / 'causal'}"]
+    kinds = ", ".join(f'{kind}: "{word}"' for kind, word in zip(KINDS, "览点藏加购评搜", strict=True))
+    causal = ["task=causal_lm", "model.causal=true", f"data.kinds={{{kinds}}}", f"run_dir={tmp_path / 'causal'}"]
     assert call("train", "experiment=pretrain_behaviour", *own, *causal) == 0
     tuned = ["model=bert", f"model.checkpoint={run}", "data.max_length=32", "tracker=[jsonl]", "steps=1", *own[:3]]
     for seed, leaked in ((0, False), (1, True)):
