@@ -21,7 +21,7 @@ def main(config: dict[str, Any]) -> None:
     """Fit on the training split, evaluate on the others with the task's metrics; the folder is like that of a run."""
     began = time.perf_counter()
     folder = record.folder_of(config, config["baseline"]["_target_"].rpartition(".")[2].lower())
-    if config["data"]["target"] == "none":
+    if config["data"].get("target", "none") == "none":
         raise InputError("data.target is none: a baseline needs labels")
     lock, summary = record.open_run(config, folder)
     with lock:

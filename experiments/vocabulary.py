@@ -18,7 +18,9 @@ def main(config: dict[str, Any]) -> None:
     """Clean and split the texts as training does, learn from the training split, write a tokenizer's folder."""
     hints = {"size": int, "lowercase": bool, "out": str}
     size, lowercase, out = (section.checked(config[key], hint, key) for key, hint in hints.items())
-    data = section.make(config["data"], "data", Facts())
+    unread = {"target": "none", "label_column": None}   # of data that has labels
+    node = config["data"] | {key: value for key, value in unread.items() if key in config["data"]}
+    data = section.make(node, "data", Facts())
     texts = data.load(str(build.ASSETS / "bert_uncased"), data.max_length).texts["train"]
     with pretrained.fresh(Path(out)) as folder:
         pieces = vocabulary.learn(texts, size, lowercase)

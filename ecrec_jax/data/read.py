@@ -140,8 +140,16 @@ def read_parquet(path: Path, content: bytes) -> tuple[dict[str, list[str | None]
         table = pq.read_table(io.BytesIO(content))
     except pa.ArrowException as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    return ({name: [text_of(x) for x in table[name].to_pylist()] for name in table.column_names},
-            [f"row {i + 1}" for i in range(table.num_rows)])
+    return ({name: cells(table[name]) for name in table.column_names}, [f"row {i + 1}" for i in range(table.num_rows)])
+
+
+def cells(column: pa.ChunkedArray) -> list[str | None]:
+    """The cells of a column as text, each distinct one converted once where the type allows."""
+    if pa.types.is_nested(column.type) or pa.types.is_null(column.type) or pa.types.is_dictionary(column.type):
+        return [text_of(x) for x in column.to_pylist()]
+    found = column.combine_chunks().dictionary_encode()
+    known = [*map(text_of, found.dictionary.to_pylist()), None]
+    return [known[i] for i in found.indices.fill_null(len(known) - 1).to_pylist()]
 
 
 def column(table: Table, name: str, key: str) -> list[str | None]:

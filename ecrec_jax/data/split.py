@@ -1,5 +1,7 @@
 """Shares of a table: stratified draws, and what cells mean."""
 
+from typing import Any
+
 import numpy as np
 
 from ecrec_jax.types import InputError
@@ -11,6 +13,32 @@ def draw(pool: list[int], strata: list[str], fraction: float, seed: int) -> list
     order = order[np.argsort(np.array(strata)[order], kind="stable")] if len(pool) else order
     steps = np.floor(np.arange(len(pool) + 1) * fraction + 0.5)
     return [pool[i] for i in order[np.diff(steps) > 0]]
+
+
+def share(rows: list[int], strata: list[str], fraction: float, limit: int | None, seed: int) -> list[int]:
+    """What a share and a limit leave of a split: a stratified draw, in the order of the file. `strata`: of all rows."""
+    for wanted in (max(1, round(fraction * len(rows))), len(rows) if limit is None else limit):
+        if wanted < len(rows):
+            rows = sorted(draw(rows, [strata[i] for i in rows], wanted / len(rows), seed))
+    return rows
+
+
+def check(data: Any) -> None:
+    """Whether the keys that every kind of data has make sense.
+
+    Raises:
+        InputError: the first that doesn't.
+    """
+    if data.path is None:
+        raise InputError("data.path is not set: give the file, data.path=my.csv")
+    if not (data.valid_fraction >= 0 and data.test_fraction >= 0 and data.valid_fraction + data.test_fraction < 1):
+        raise InputError("data.valid_fraction and data.test_fraction must be shares that leave something to train on")
+    if not 0 < data.train_fraction <= 1:
+        raise InputError(f"data.train_fraction {data.train_fraction} must be above 0 and at most 1")
+    for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1), ("split_seed", 0)):
+        value = getattr(data, name)
+        if value is not None and value < least:
+            raise InputError(f"data.{name} {value} is too small")
 
 
 def is_number(text: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ecrec_jax.data import read, tokenise
 from ecrec_jax.data.clean import clean
-from ecrec_jax.data.split import draw, is_number, natural, number
+from ecrec_jax.data.split import check, draw, is_number, natural, number, share
 from ecrec_jax.types import Example, InputError
 
 SPLITS = ("train", "valid", "test")
@@ -17,7 +17,7 @@ NAMES = {"train": "train", "training": "train", "valid": "valid", "validation": 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What `Text.load` found: examples and texts of each split, what the labels are, and what happened on the way."""
+    """What `load` found: examples and texts of each split, what the labels are, and what happened on the way."""
 
     examples: dict[str, list[Example]]
     texts: dict[str, list[str]]
@@ -56,18 +56,9 @@ class Text:
     limit: int | None
 
     def __post_init__(self):
-        if self.path is None:
-            raise InputError("data.path is not set: give the file, data.path=my.csv")
-        if not (self.valid_fraction >= 0 and self.test_fraction >= 0 and self.valid_fraction + self.test_fraction < 1):
-            raise InputError("data.valid_fraction and data.test_fraction must be shares that leave something to train on")
-        if not 0 < self.train_fraction <= 1:
-            raise InputError(f"data.train_fraction {self.train_fraction} must be above 0 and at most 1")
+        check(self)
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
-        for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1), ("split_seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"data.{name} {value} is too small")
 
     def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
         """Cleaned texts, and their partners where pairs are asked for."""
@@ -98,7 +89,8 @@ class Text:
             raise InputError(f"{table.path}: no usable row to train on "
                              f"({len(first)} rows, {keep.count(False)} without text or label)")
         known = [raw[i] for i in members["train"]]
-        members = {name: self.part(rows, strata, name) for name, rows in members.items()}
+        members = {name: share(rows, strata, self.train_fraction if name == "train" else 1.0, self.limit, self.split_seed)
+                   for name, rows in members.items()}
         labels, facts = self.labels(table, raw, known, members)
         ragged = tokenise.tokenise(tokenizer, first, second, max_length, self.segmenter)
         if self.target == "none":
@@ -114,14 +106,6 @@ class Text:
                   "texts of valid or test that also stand in an earlier split":
                       sum(seen[texts[i]] != name for name in ("valid", "test") for i in members[name])}
         return Corpus(examples, {name: [texts[i] for i in rows] for name, rows in members.items()}, facts, table.digest, report)
-
-    def part(self, rows: list[int], strata: list[str], name: str) -> list[int]:
-        """What `train_fraction` and `limit` leave of a split: a stratified share, in the order of the file."""
-        share = self.train_fraction if name == "train" else 1.0
-        for wanted in (max(1, round(share * len(rows))), len(rows) if self.limit is None else self.limit):
-            if wanted < len(rows):
-                rows = sorted(draw(rows, [strata[i] for i in rows], wanted / len(rows), self.split_seed))
-        return rows
 
     def names(self, cell: str) -> list[str]:
         """The labels a cell holds."""
