@@ -196,7 +196,7 @@ def test_pooling_of_heads(pooling):
     batch = {k: jnp.asarray(x) for k, x in world.batches(made.task, "classification", 1)[0].items()}
     net = made.graph.net(made.parameters)
     hidden = net.model(batch)
-    pooled = block.average(hidden, batch) if pooling == "mean" else net.model.pool(block.read(hidden, batch))
+    pooled = block.average(hidden, batch) if pooling == "mean" else net.model.pool(block.read(hidden, batch["slot"]))
     kernel, bias = (made.parameters[f"head.classifier.{leaf}"] for leaf in ("kernel", "bias"))
     np.testing.assert_allclose(net(batch), pooled @ kernel + bias, atol=1e-5)
 
