@@ -54,6 +54,8 @@ class Text:
     tokenizer: str | None
     segmenter: Literal["jieba"] | None
     limit: int | None
+    augment: dict[str, dict[str, Any]]
+    copies: int
 
     def __post_init__(self):
         if self.path is None:
@@ -64,10 +66,13 @@ class Text:
             raise InputError(f"data.train_fraction {self.train_fraction} must be above 0 and at most 1")
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
-        for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1), ("split_seed", 0)):
+        for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1), ("split_seed", 0),
+                            ("copies", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"data.{name} {value} is too small")
+        if self.augment and self.text_pair_column is not None:
+            raise InputError("data.augment changes single texts, not pairs: set augment=[] or data.text_pair_column=null")
 
     def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
         """Cleaned texts, and their partners where pairs are asked for."""
