@@ -12,6 +12,7 @@ Lexicon = dict[str, list[str]]   # word in lower case -> its synonyms, sorted
 
 CILIN = re.compile(r"[A-Z][a-z]\d\d[A-Z]\d\d([=#@])\s*(.*)")   # = synonyms, # related, @ alone
 PLAIN = re.compile(r"[a-z]{3,}")
+OVERLAP = 0.2
 ENDINGS = ("ing", "ed", "ly", "est", "er", "s")
 FUNCTION = (   # and number words
     "about above after again against ain all also although always among and another any anybody anyone anything are aren "
@@ -59,14 +60,16 @@ def groups(path: Path) -> Iterator[list[str]]:
 
 def english(lexicon: Lexicon, common: set[str]) -> Lexicon:
     """What can be used of a noisy English list such as PPDB's. A pair stays if
-    both are `common` words of three letters or more, neither is a function or number word (they carry what EDA keeps too),
-    they are not forms of one word (`forms`), they end alike (same one of -ing -ed -ly -est -er -s, or none: number, tense
-    and part of speech mostly agree), and some third word is a synonym of both by these rules (chance pairs seldom have one).
+    both are `common` words of three letters or more, neither is a function or number word (EDA leaves those alone too), they
+    are not forms of one word (`forms`), they end alike (same one of -ing -ed -ly -est -er -s, or none: number, tense and part
+    of speech mostly agree), and of their synonyms A and B by these rules enough are the same, |A ∩ B| / |A ∪ B| ≥ .2 (pairs
+    that met by chance, or in a rare sense, seldom have a third word in common).
     """
     usable = {word for word in common if PLAIN.fullmatch(word) and word not in STOP}
     first = {word: {x for x in others if x in usable and ending(x) == ending(word) and not forms(word, x)}
              for word, others in lexicon.items() if word in usable}
-    found = {word: sorted(x for x in others if others & first.get(x, set())) for word, others in first.items()}
+    alike = lambda a, b: len(a & b) >= OVERLAP * len(a | b)  # noqa: E731
+    found = {word: sorted(x for x in others if alike(others, first.get(x, set()))) for word, others in first.items()}
     return {word: others for word, others in found.items() if others}
 
 
