@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ecrec_jax.data import leak, tokenise
+from ecrec_jax.data import copies, leak, tokenise
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.data.text import Corpus
@@ -88,7 +88,10 @@ def build(config: Mapping[str, Any]) -> Parts:
         raise InputError(f"data.tokenizer: {folder} has {words['vocabulary']} tokens, the model's table only {facts.vocabulary}")
     facts = dataclasses.replace(facts, **(words | {"vocabulary": facts.vocabulary or words["vocabulary"]}))
     data = make(config["data"], "data", Facts())
-    corpus = data.load(folder, min(data.max_length, facts.positions))
+    longest = min(data.max_length, facts.positions)
+    corpus = data.load(folder, longest)
+    if config["data"].get("augment"):
+        corpus = copies.add(corpus, data, folder, longest, config["seed"])
     facts = dataclasses.replace(facts, **corpus.facts)
     earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
     if len(earlier):

@@ -138,6 +138,8 @@ def describe(hint: Any) -> str:
     if hint in NAMES:
         return NAMES[hint]
     parts = typing.get_args(hint)
+    if typing.get_origin(hint) is dict:
+        return "sections of the config"
     if typing.get_origin(hint) is typing.Literal:
         return ("one of " if len(parts) > 1 else "") + ", ".join(map(str, parts))
     if typing.get_origin(hint) in (list, tuple):

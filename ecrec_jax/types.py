@@ -78,6 +78,15 @@ class Facts:
     steps: int | None = None
 
 
+class Augment(Protocol):
+    """What changes texts: the same generators, the same texts, whatever else is in the list. `mark` says what the results
+    depend on besides, where making them is slow and they are to be kept on disk; it is empty where they are made anew."""
+
+    mark: str
+
+    def __call__(self, texts: Sequence[str], rngs: Sequence[np.random.Generator]) -> list[str]: ...
+
+
 class Model(Protocol):
     """Tokens to hidden states: all, or those at `slot` alone, for which the last layer computes nothing else. `table` and `pool`
     stay where checkpoints have them, so that heads can tie to them. A kernel that isn't divided by itself runs on each device's

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ecrec_jax import build, evaluate, section, source
-from ecrec_jax.data import tokenise
+from ecrec_jax.data import copies, tokenise
 from ecrec_jax.types import Facts, InputError
 from experiments import record
 from experiments.train import show
@@ -36,6 +36,8 @@ def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     data = section.make(config["data"], "data", Facts())
     words = build.tokenizer_folder(config, None)
     corpus = data.load(words, data.max_length)
+    if config["data"].get("augment"):
+        corpus = copies.add(corpus, data, words, data.max_length, config["seed"])
     facts = Facts(**tokenise.facts(words) | corpus.facts)
     task, model = section.make(config["task"], "task", facts), section.make(config["baseline"], "baseline", facts)
     source.save_facts(facts, folder)

@@ -20,6 +20,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from ecrec_jax import evaluate
+from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
 
 FREE = ("run_dir", "data.root", "strategy", "tracker", "debug")   # keys that may change when a run goes on
@@ -138,17 +139,21 @@ def git(*words: str) -> str:
         return ""
 
 
-def same_data(folder: Path, digest: str) -> None:
-    """Refuse to go on with a run on other data.
+def same_data(folder: Path, digest: str, copies: str | None = None) -> None:
+    """Refuse to go on with a run on other data, or on other `copies` of its texts, where their digest is given.
 
     Raises:
-        InputError: the folder was begun with another data file.
+        InputError: the folder was begun with another data file, or what makes the copies has changed since.
     """
     path = folder / "data.json"
     if path.is_file():
-        old = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        old = kept["sha256"]
         if old != digest:
             raise InputError(f"run_dir: {folder} was begun on data with sha256 {old[:12]}…, this file has {digest[:12]}…")
+        if copies is not None and copies != kept[COPIES]["sha256"]:
+            raise InputError(f"run_dir: {folder} was begun with other copies of its texts: a lexicon, checkpoint or function of "
+                             "data.augment has changed since; name another folder")
 
 
 def write_text(text: str, path: Path) -> None:

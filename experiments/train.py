@@ -17,6 +17,7 @@ import numpy as np
 
 from ecrec_jax import build, evaluate, mesh, section, source
 from ecrec_jax.data import leak
+from ecrec_jax.data.copies import COPIES
 from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
 from ecrec_jax.types import Facts
@@ -37,8 +38,9 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
             stop = wiring.Stop()
             changed = wiring.debugged(config)
             parts = mesh.together(lambda: build.build(changed))
-            mesh.same(parts.corpus.digest, "the data")
-            mesh.agree(lambda: record.same_data(folder, parts.corpus.digest))
+            copied = parts.corpus.report.get(COPIES, {}).get("sha256")
+            mesh.same([parts.corpus.digest, copied], "the data")
+            mesh.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
             about = mesh.agree(lambda: describe(parts, folder) | computing(changed, parts))
             told: dict[str, Any] = {}
             mesh.agree(lambda: told.update(trackers(config, folder)))

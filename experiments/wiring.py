@@ -68,6 +68,8 @@ def known(config: Mapping[str, Any]) -> None:
         raise InputError(f"tracker: jsonl is always on, it writes metrics.jsonl: tracker=[{names}]")
     for name in NOUNS:
         section.validate(build.constructors(config, name), name)
+    for name, node in config["data"].get("augment", {}).items():
+        section.validate(node, f"data.augment.{name}")
     for name, node in config["tracker"].items():
         section.validate(node, f"tracker.{name}")
     for noun, name, hint in (("model", "checkpoint", str | None), ("model", "new_head", bool),
@@ -94,6 +96,9 @@ def check(config: Mapping[str, Any]) -> None:
     given = config["data"].get("target", "none")
     if wanted in ("class", "multi", "number") and given != wanted:
         raise InputError(f"task {names['task']} needs labels of kind {wanted}, data.target is {given}: set data.target={wanted}")
+    if task.couples_rows and config["data"].get("augment"):
+        raise InputError(f"task {names['task']} tells the texts of a batch apart, and data.augment puts copies of one there: "
+                         "set augment=[]")
     if task.couples_rows and gradient.splits_rows:
         raise InputError(f"task {names['task']} compares rows of the whole batch, gradient {names['gradient']} splits it: "
                          "choose gradient=plain")

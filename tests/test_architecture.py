@@ -16,12 +16,12 @@ from tests.world import composed, names, section_of
 ROOT = Path(launch.CONF).parent
 PURE = ("block", "attention", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
-          ("section", "data", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert", "torch_file", "build",
-           "evaluate", "meter", "loop"), ("use",),
+          ("section", "data", "augment", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained", "convert",
+           "torch_file", "build", "evaluate", "meter", "loop"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "types"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "losses", "metrics", "types"}}
-ALONE = ("model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
+ALONE = ("augment", "model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
 NOUNS = ("data", *ALONE)
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
            for folder in ("ecrec_jax", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))}
@@ -35,6 +35,7 @@ NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm", "head": "classify regress tokens embed",
     "task": "classification regression masked_lm causal_lm contrastive simcse", "peft": "full bitfit",
     "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb",
+    "augment": "deletion swap crop synonym ppdb cilin masked_lm back_translation",
     "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
                   "article classify regress",
 }
@@ -233,9 +234,10 @@ def test_fields_are_read(name):
 
 
 def read_of_data():
-    """What is read of the data's section or object from outside: `data.x` and `config["data"]["x"]` in build.py."""
-    tree, code = TREES["ecrec_jax/build.py"], SOURCES["ecrec_jax/build.py"]
-    found = {x.attr for x in ast.walk(tree) if isinstance(x, ast.Attribute) and ast.unparse(x.value) == "data"}
+    """What is read of the data's section or object from outside: `data.x` in build.py and copies.py, `config["data"]["x"]`."""
+    code = SOURCES["ecrec_jax/build.py"]
+    found = {x.attr for name in ("ecrec_jax/build.py", "ecrec_jax/data/copies.py") for x in ast.walk(TREES[name])
+             if isinstance(x, ast.Attribute) and ast.unparse(x.value) == "data"}
     return found | set(re.findall(r'config\["data"\]\["(\w+)"\]', code))
 
 

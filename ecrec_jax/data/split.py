@@ -35,8 +35,8 @@ def check(data: Any) -> None:
         raise InputError("data.valid_fraction and data.test_fraction must be shares that leave something to train on")
     if not 0 < data.train_fraction <= 1:
         raise InputError(f"data.train_fraction {data.train_fraction} must be above 0 and at most 1")
-    for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1), ("split_seed", 0)):
-        value = getattr(data, name)
+    for name, least in (("max_length", 3), ("batch_size", 1), ("limit", 1), ("split_seed", 0), ("copies", 1)):
+        value = getattr(data, name, None)   # copies: of texts only
         if value is not None and value < least:
             raise InputError(f"data.{name} {value} is too small")
 

@@ -54,11 +54,15 @@ class Text:
     tokenizer: str | None
     segmenter: Literal["jieba"] | None
     limit: int | None
+    augment: dict[str, dict[str, Any]]
+    copies: int
 
     def __post_init__(self):
         check(self)
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
+        if self.augment and self.text_pair_column is not None:
+            raise InputError("data.augment changes single texts, not pairs: set augment=[] or data.text_pair_column=null")
 
     def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
         """Cleaned texts, and their partners where pairs are asked for."""
