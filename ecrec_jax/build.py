@@ -15,7 +15,7 @@ from ecrec_jax.data.read import inside_package
 from ecrec_jax.data.text import Corpus
 from ecrec_jax.net import Graph, Net, split
 from ecrec_jax.section import FACTS, RATES, arguments, make, target
-from ecrec_jax.source import Source, best, fit, load_config, load_facts, read
+from ecrec_jax.source import Source, best, fit, load_facts, read
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 
 OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys of every option of a noun that are not its
@@ -143,17 +143,16 @@ def agree(source: Source, facts: Facts) -> None:
                          "set model.new_head=true to start a new head")
 
 
-def rebuild(folder: Path) -> tuple[dict[str, Any], Parts]:
-    """(config, parts) of a run from its folder alone, with the best checkpoint's weights; no dataset is needed."""
-    config = load_config(folder)
+def rebuild(folder: Path, config: Mapping[str, Any]) -> Parts:
+    """The parts of a run from its folder and its configuration, with the best checkpoint's weights; no dataset is needed."""
     if not (folder / "facts.json").is_file():
         raise InputError(f"run_dir: {folder} has not begun to train (no facts.json)")
     facts = load_facts(folder)
     here = {"attention": "auto"} if "attention" in config["model"] else {}   # the devices may be others than in training
     bare = dict(config, model={**config["model"], "checkpoint": None, **here})
     parts = network(bare, facts, str(folder / "tokenizer"), None)
-    weights = best(folder)
-    return config, dataclasses.replace(parts, parameters={name: jax.numpy.asarray(weights[name]) for name in parts.parameters})
+    weights = best(folder, config)
+    return dataclasses.replace(parts, parameters={name: jax.numpy.asarray(weights[name]) for name in parts.parameters})
 
 
 def count(parameters: Parameters) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from ecrec_jax import convert
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data.read import inside_package
-from ecrec_jax.section import make
+from ecrec_jax.section import FACTS, make
 from ecrec_jax.types import Facts, InputError, Parameters
 
 OPTIONAL = "model.pooler."   # what a BERT checkpoint may lack or have in excess
@@ -66,7 +67,8 @@ def read(reference: str) -> Source:
         facts = load_facts(folder)
         if facts.width is None:
             raise InputError(f"{folder}: the run has no model")
-        tensors, head = best(folder), load_config(folder)["head"]
+        config = load_config(folder)
+        tensors, head = best(folder, config), config["head"]
         pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
         known = {key: getattr(facts, key) for key in (*convert.CONFIG, "causal")}
         return Source(folder, known, tensors, facts.labels, pooling, head.get("_target_"))
@@ -88,9 +90,8 @@ def read(reference: str) -> Source:
     return Source(folder, facts | {"tied": "head.decoder.kernel" not in tensors}, tensors, labels)
 
 
-def best(folder: Path) -> Parameters:
-    """All parameters of a run's best checkpoint, frozen ones included."""
-    config = load_config(folder)
+def best(folder: Path, config: Mapping[str, Any]) -> Parameters:
+    """All parameters of the best checkpoint of a run with this configuration, frozen ones included."""
     peft = make(config["peft"], "peft", Facts())
     with Checkpoints(folder / "checkpoints", config["best"]["mode"]) as kept:
         trained, constant = kept.best()
@@ -130,8 +131,15 @@ def save_facts(facts: Facts, folder: Path) -> None:
 
 
 def load_facts(folder: Path) -> Facts:
-    """What `save_facts` wrote."""
+    """What `save_facts` wrote; facts that are newer than it keep their defaults.
+
+    Raises:
+        InputError: there is a fact that this code doesn't have.
+    """
     raw = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    strange = [name for name in raw if name not in FACTS]
+    if strange:
+        raise InputError(f"{folder / 'facts.json'}: {', '.join(strange)} not known: the run was made by other code")
     return Facts(**{name: tuple(x) if isinstance(x, list) else x for name, x in raw.items()})
 
 
@@ -144,4 +152,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         raise InputError(f"run_dir: {folder} holds no run (no config.yaml)")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise InputError(f"run_dir: {path} is not a run's")
+    return config

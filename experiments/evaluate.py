@@ -13,17 +13,17 @@ from ecrec_jax import build, evaluate, section
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.text import SPLITS
 from ecrec_jax.types import Facts, InputError
-from experiments import record, wiring
+from experiments import record, saved, wiring
 
 
 def main(config: dict[str, Any]) -> None:
     """Rebuild the run from its folder, read its data, measure one split, merge into summary.json."""
     wiring.compilation_cache()
-    folder, split = record.existing(config["run_dir"]), config["split"]
+    (folder, run), split = saved.opened(config["run_dir"]), config["split"]
     if split not in SPLITS:
         raise InputError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
-    saved, parts = build.rebuild(folder)
-    node = wiring.debugged(saved)["data"] | {"root": config["data"]["root"]}
+    parts = build.rebuild(folder, run)
+    node = wiring.debugged(run)["data"] | {"root": config["data"]["root"]}
     data = section.make(node, "data", Facts())
     corpus = data.load(parts.tokenizer, min(data.max_length, parts.facts.positions))
     record.same_data(folder, corpus.digest)

@@ -5,6 +5,7 @@ if __name__ == "__main__":
 
     huge_pages()
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,26 @@ import numpy as np
 from ecrec_jax import build, pretrained
 from ecrec_jax.data import leak
 from ecrec_jax.types import InputError, Parameters
-from experiments import record
+from experiments import saved
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
 def main(config: dict[str, Any]) -> None:
     """Best checkpoint, tokenizer and label names in one folder."""
-    export(record.existing(config["run_dir"]), Path(config["out"]), config["format"], config["dtype"])
+    export(*saved.opened(config["run_dir"]), Path(config["out"]), config["format"], config["dtype"])
 
 
-def export(run: Path, out: Path, format: str, dtype: str) -> None:
-    """Write the folder; say what no transformers class has a place for."""
+def export(folder: Path, run: Mapping[str, Any], out: Path, format: str, dtype: str) -> None:
+    """Write the folder `out` from a run's; say what no transformers class has a place for."""
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    _, parts = build.rebuild(run)
+    parts = build.rebuild(folder, run)
     arrays = {name: np.asarray(x) for name, x in parts.parameters.items()}
     if parts.task.target == "number":
         arrays = in_units(arrays, parts.facts.center, parts.facts.scale)
     arrays = {name: x.astype(DTYPES[dtype]) for name, x in arrays.items()}
-    left = pretrained.write(arrays, parts.facts, run / "tokenizer", out, format, [run / leak.FILE])
+    left = pretrained.write(arrays, parts.facts, folder / "tokenizer", out, format, [folder / leak.FILE])
     print(f"written to {out}" + (f"; no transformers class has a place for {', '.join(left)}" if left else ""))
 
 

@@ -16,7 +16,7 @@ from ecrec_jax import build, evaluate, section
 from ecrec_jax.data import read, tokenise
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Facts, InputError
-from experiments import record, wiring
+from experiments import saved, wiring
 
 WRITERS = {".csv": lambda t, p: t.to_csv(p, index=False), ".jsonl": lambda t, p: t.to_json(p, orient="records", lines=True,
            force_ascii=False), ".parquet": lambda t, p: t.to_parquet(p, index=False)}
@@ -28,10 +28,11 @@ def main(config: dict[str, Any]) -> None:
     output = Path(config["output"])
     if output.suffix not in WRITERS:
         raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
-    saved, parts = build.rebuild(record.existing(config["run_dir"]))
+    folder, run = saved.opened(config["run_dir"])
+    parts = build.rebuild(folder, run)
     if parts.task.target not in ("class", "multi", "number"):
-        raise InputError(f"run_dir: a run of {saved['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")
-    data = section.make(saved["data"], "data", Facts())
+        raise InputError(f"run_dir: a run of {run['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")
+    data = section.make(run["data"], "data", Facts())
     table = read.read(read.locate(config["input"], ".", "input"))
     first, second = data.texts(table, Counter())
     empty = [i for i, text in enumerate(first) if not text]

@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from ecrec_jax import evaluate
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
+from experiments import saved
 
 FREE = ("run_dir", "data.root", "strategy", "tracker", "debug")   # keys that may change when a run goes on
 UNNAMED = ("run_dir=", "experiment=", "seed=", "tracker.", "strategy.coordinator=", "strategy.process")   # not in a folder name
@@ -41,13 +42,6 @@ def folder_of(config: Mapping[str, Any], prefix: str = "") -> Path:
         text = text.encode()[:80].decode(errors="ignore") + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = [prefix, experiment, text, f"seed={config['seed']}", os.environ.get("WANDB_RUN_ID", "")]
     return Path("runs") / "-".join(part for part in parts if part)
-
-
-def existing(name: Any) -> Path:
-    """The folder of a run that a command names."""
-    if not isinstance(name, str) or not (Path(name) / "config.yaml").is_file():
-        raise InputError(f"run_dir: {name} holds no run (no config.yaml)")
-    return Path(name)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -102,18 +96,18 @@ def begin(config: Mapping[str, Any], folder: Path) -> None:
         InputError: the folder holds another configuration.
     """
     path, kept = folder / "config.yaml", folder / "checkpoints"
-    saved = (folder / "summary.json").is_file() or any(x.name.isdigit() for x in (kept.iterdir() if kept.is_dir() else ()))
+    advanced = (folder / "summary.json").is_file() or any(x.name.isdigit() for x in (kept.iterdir() if kept.is_dir() else ()))
     if not path.is_file() and kept.exists():
         raise InputError(f"run_dir: {folder} holds checkpoints without a config.yaml; name another folder")
     if path.is_file():
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or not (folder / "environment.json").is_file():
             raise InputError(f"run_dir: {path} is not a run's; name another folder")
-        old, new = compared(found), compared(config)
+        old, new = (compared(saved.complete(side)) for side in (found, config))
         differ = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-        if differ and saved:
+        if differ and advanced:
             raise InputError(f"run_dir: {folder} holds a run with another {', '.join(differ)}; name another folder")
-        if saved:
+        if advanced:
             return
         shutil.rmtree(kept, ignore_errors=True)
         for name in ("data.json", "facts.json"):

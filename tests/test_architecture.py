@@ -34,7 +34,7 @@ OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of
 NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm", "head": "classify regress tokens embed",
     "task": "classification regression masked_lm causal_lm contrastive simcse", "peft": "full bitfit",
-    "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb",
+    "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb tensorboard",
     "augment": "deletion swap crop synonym ppdb cilin masked_lm back_translation",
     "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
                   "article classify regress",
@@ -135,6 +135,7 @@ def test_layers(name):
 
 # a package, and the files that may import it
 ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec_jax/tracker/wandb\.py$",
+        "tensorboard": r"ecrec_jax/tracker/tensorboard\.py$",
         "orbax": r"ecrec_jax/checkpoint\.py$", "torch": r"$^", "pickle": r"ecrec_jax/torch_file\.py$",
         "dill": r"$^", "cloudpickle": r"$^",
         "tensorflow": r"$^", "matplotlib": r"experiments/plot\.py$", "sklearn": r"ecrec_jax/(metrics\.py|use/)",

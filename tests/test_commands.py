@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from ecrec_jax import build, pretrained, source
 from ecrec_jax.types import InputError
-from experiments import baseline, evaluate, export, launch, plan, predict, table, train, vocabulary
+from experiments import baseline, evaluate, export, launch, plan, predict, saved, table, train, vocabulary, wiring
 from tests import world
 
 MODULES = {"train": train, "baseline": baseline, "evaluate": evaluate, "predict": predict, "export": export, "table": table,
@@ -50,12 +51,17 @@ def test_every_experiment_trains_two_steps(experiment, tmp_path, monkeypatch):
     assert call("train", f"experiment={experiment}", "debug=fast", f"run_dir={run_dir}", *TINY, *own) == 0
 
 
+def words_of(folder):
+    """The command of the run `trained`."""
+    return ["experiment=department", "steps=12", "data.limit=300", "optimizer.learning_rate=1e-2", "tracker=[jsonl]",
+            f"run_dir={folder}", *TINY]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on the clothing reviews whose loss has fallen."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    assert call("train", "experiment=department", "steps=12", "data.limit=300", "optimizer.learning_rate=1e-2",
-                "tracker=[jsonl]", f"run_dir={folder}", *TINY) == 0
+    assert call("train", *words_of(folder)) == 0
     return folder
 
 
@@ -84,6 +90,65 @@ def test_predict_agrees_with_the_predictions_of_the_run(trained, tmp_path):
         assert (found.prediction.to_numpy() == kept.prediction.to_numpy()).all()
         scores = found[[c for c in found.columns if c.startswith("score/")]].to_numpy()
         assert np.abs(scores - np.stack(kept.scores)).max() < 1e-5
+
+
+NEWER = {"task": ["class_weights", "label_smoothing"], "data": ["segmenter", "row_length"], "head": ["dropout"],
+         "model": ["causal", "new_head", "dtype"], "strategy": ["coordinator", "processes", "process_id"]}
+
+
+@pytest.fixture
+def older(trained, tmp_path):
+    """The run, as if made before many of its keys existed."""
+    folder = tmp_path / "older"
+    shutil.copytree(trained, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for noun, keys in NEWER.items():
+        config[noun] = {key: x for key, x in config[noun].items() if key not in keys}
+    config = {key: x for key, x in config.items() if key not in ("last", "debug")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_a_run_is_older_than_keys(trained, older, tmp_path, capsys):
+    """They have their defaults: evaluated, exported and finished by the same command it is what it was."""
+    before = json.loads((trained / "summary.json").read_text())
+    assert call("evaluate", f"run_dir={older}", "split=test") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found and all(before[key] == pytest.approx(value, abs=1e-6) for key, value in found.items())
+    for run in (trained, older):
+        assert call("export", f"run_dir={run}", f"out={tmp_path / 'out' / run.name}") == 0
+    assert len({(tmp_path / "out" / run.name / "model.safetensors").read_bytes() for run in (trained, older)}) == 1
+    pd.DataFrame({"title": ["A dress"], "text": ["lovely"]}).to_csv(tmp_path / "new.csv")
+    assert call("predict", f"run_dir={older}", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'labelled.csv'}") == 0
+    (older / "summary.json").unlink()
+    assert call("train", *words_of(older)) == 0
+    after = json.loads((older / "summary.json").read_text())
+    assert after["steps"] == before["steps"] == 12
+    assert all(after[key] == pytest.approx(x, abs=1e-6) for key, x in before.items() if key.startswith(("valid/", "test/")))
+
+
+def test_a_run_has_other_keys(older, capsys):
+    """A key that is not at its default, and one that there is no more: one sentence."""
+    capsys.readouterr()
+    assert call("train", *words_of(older), "task.label_smoothing=0.1") == 2
+    assert f"{older} holds a run with another task.label_smoothing; name" in capsys.readouterr().err
+    config = yaml.safe_load((older / "config.yaml").read_text())
+    (older / "config.yaml").write_text(yaml.safe_dump(config | {"task": config["task"] | {"colour": "red"}}))
+    for command in ("evaluate split=test", "predict input=a.csv output=b.csv", "export out=c"):
+        name, *words = command.split()
+        assert call(name, f"run_dir={older}", *words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {older / 'config.yaml'}: task.colour is not a key of Classification")
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("noun", wiring.NOUNS)
+def test_every_key_has_a_default_for_runs_without_it(noun):
+    """But for what has to be given and the class, of every option of a noun; defaults are those of the option it is built on."""
+    for name in world.names(noun):
+        whole = {key: x for key, x in world.composed(f"{noun}={name}")[noun].items()}
+        bare = saved.complete({noun: {"_target_": whole["_target_"]}})[noun]
+        assert bare.keys() == whole.keys() and saved.complete({noun: whole})[noun] == whole
 
 
 @pytest.mark.parametrize("format", ["hf", "hf_flax"])

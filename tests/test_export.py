@@ -12,6 +12,7 @@ from ecrec_jax import convert, pretrained, source
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data import tokenise
 from ecrec_jax.types import Facts, InputError, State
+from tests.conftest import GOLDEN
 from tests.test_pretrained import BATCH, CLASSIFIER, MASKED, REAL, assert_same, file_of, parameters
 
 HEADS = {None: CLASSIFIER, "sequence_classification": CLASSIFIER, "masked_lm": MASKED}
@@ -65,6 +66,26 @@ def test_save_refuses(tmp_path):
     assert before == sorted((x.name, x.stat().st_mtime_ns) for x in (tmp_path / "mine").iterdir())
     with pytest.raises(InputError, match="'onnx'.*hf_flax"):
         pretrained.save(loaded, tmp_path / "other", "onnx")
+
+
+def test_a_causal_run_is_exported_as_the_decoder_that_torch_takes_it_for(tmp_path):
+    """Logits at the fourth and the last token of padded texts, and in the files nothing but `is_decoder` and the class."""
+    given, golden, run = source.read(str(MASKED)), np.load(GOLDEN / "bert" / "causal.npz"), tmp_path / "run"
+    shutil.copytree(MASKED, run / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+    (run / "config.yaml").write_text(yaml.safe_dump({"peft": {"_target_": "ecrec_jax.peft.full.Full"}, "best": {"mode": "min"},
+                                                     "head": {"_target_": "ecrec_jax.head.tokens.Tokens"}}))
+    source.save_facts(Facts(**given.facts | {"causal": True}), run)
+    with Checkpoints(run / "checkpoints", "min") as kept:
+        kept.save(State(given.tensors, {"count": np.zeros(1)}, np.int32(1), np.uint32(0)), {}, 1.0)
+    loaded = pretrained.load(str(run), "causal_lm")
+    gap = np.abs(np.asarray(loaded(BATCH | {"slot": golden["slot"]})) - golden["logits"]).max()
+    print(f"causal logits: {gap:.1e}")
+    assert gap <= 1e-5 < golden["logits"].std()
+    assert pretrained.save(loaded, tmp_path / "out") == []
+    before, after = (json.loads((path / "config.json").read_text()) for path in (MASKED, tmp_path / "out"))
+    assert (after["architectures"], after["is_decoder"]) == (["BertLMHeadModel"], True)
+    assert all(after[key] == before[key] for key in convert.CONFIG.values())
+    assert_same(file_of(MASKED), file_of(tmp_path / "out"))
 
 
 def test_a_run_is_a_checkpoint(tmp_path):

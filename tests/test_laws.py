@@ -12,7 +12,7 @@ import pytest
 from ecrec_jax import evaluate, section
 from ecrec_jax.block import read
 from ecrec_jax.step import make_columns, make_step
-from ecrec_jax.types import Facts, Noise, State
+from ecrec_jax.types import Facts, InputError, Noise, State
 from tests import world
 
 TASKS = world.names("task")
@@ -266,8 +266,21 @@ def test_every_strategy_lowers_for_cpu_cuda_and_tpu(strategy):
 
 
 # ---- tracker
+OPTIONAL = ("tensorboard",)   # what an extra of pyproject.toml brings
+
+
+def points(folder):
+    """{tag: [(step, value)]} as TensorBoard's own reader finds them, and the tags of texts."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = found.Tags()
+    return {tag: [(x.step, x.value) for x in found.Scalars(tag)] for tag in tags["scalars"]}, tags["tensors"]
+
+
 @pytest.mark.parametrize("name", world.names("tracker"))
 def test_tracker(name, tmp_path, capsys):
+    if name in OPTIONAL:
+        pytest.importorskip(name)
     cls = world.classes("tracker")[name]
     known = section.arguments(cls)
     given = {k: x for k, x in (("folder", str(tmp_path)), ("config", {"a": 1})) if k in known}
@@ -290,8 +303,21 @@ def test_tracker(name, tmp_path, capsys):
         assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2 and saved["id"]
         name = re.compile(rf"offline-run-\d+_\d+-{saved['id']}(-1)?")   # -1: started within the same second
         assert all(name.fullmatch(p.name) for p in tmp_path.glob("wandb/offline-run-*"))
+    if name == "tensorboard":
+        scalars, texts = points(tmp_path / "tensorboard")
+        assert scalars == {"train/loss": [(1, 1.0), (2, 0.75)]} and sorted(texts) == ["config", "summary"]
+        tracker = make()
+        tracker.start(0, 10, {})   # nothing was saved: nothing stays
+        tracker.finish({})
+        assert points(tmp_path / "tensorboard")[0] == {}
     if name == "console":
         assert "valid/accuracy 0.5" in capsys.readouterr().out
+
+
+def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"tracker.tensorboard: .* pip install"):
+        world.classes("tracker")["tensorboard"](str(tmp_path), {})
 
 
 # ---- pairs of nouns

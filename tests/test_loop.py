@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ecrec_jax import checkpoint, evaluate
-from ecrec_jax.source import best
+from ecrec_jax.source import best, load_config
 from ecrec_jax.types import State
 from tests.test_commands import call
 
@@ -58,7 +58,8 @@ def test_best_checkpoint_and_patience(tmp_path, words, monkeypatch, mode, values
     wanted = kept[chosen - 1]
     assert all((kept[-1][k] == x).all() for k, x in wanted.items())               # the test was of the best weights
     assert any((kept[-1][k] != x).any() for k, x in kept[epochs - 1].items())     # not of the last
-    assert all((best(tmp_path / "run")[k] == x).all() for k, x in wanted.items())
+    weights = best(tmp_path / "run", load_config(tmp_path / "run"))
+    assert all((weights[k] == x).all() for k, x in wanted.items())
     numbers = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
     assert numbers == [2 * chosen * a_epoch + 1, 2 * epochs * a_epoch + 1]
 
