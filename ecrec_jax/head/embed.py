@@ -17,7 +17,12 @@ class Embed(nnx.Module):
     reads = ("vector",)
 
     def __init__(self, pooling: Literal["mean", "cls", "first"]):
-        self.pooling, self.at_slots = pooling, pooling != "mean"
+        self.pooling = pooling
+
+    @property
+    def at_slots(self) -> bool:
+        """All but a mean read one token of a text."""
+        return self.pooling != "mean"
 
     def __call__(self, hidden: Float[Array, "B T D"], batch: Batch, model: Model,
                  noise: Noise | None = None) -> Float[Array, "B S D"]:

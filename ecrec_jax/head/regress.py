@@ -17,8 +17,12 @@ class Regress(nnx.Module):
     def __init__(self, width: int, pooling: Literal["cls", "mean"], dropout: float, initializer_range: float,
                  center: float, scale: float, rngs: nnx.Rngs):
         self.classifier = linear(width, 1, initializer_range, rngs)
-        self.at_slots = pooling == "cls"
         self.pooling, self.dropout, self.center, self.scale = pooling, dropout, center, scale
+
+    @property
+    def at_slots(self) -> bool:
+        """The pooler reads one token of a text."""
+        return self.pooling == "cls"
 
     def __call__(self, hidden: Float[Array, "B T D"], batch: Batch, model: Model,
                  noise: Noise | None = None) -> Float[Array, "B S"]:
