@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -269,3 +271,13 @@ def test_token_cache(spoil, tmp_path, monkeypatch):
     for other in ((TOKENIZER, texts, None, 9), (TOKENIZER, texts[1:], None, 8), (TOKENIZER, texts, texts, 8)):
         with pytest.raises(TypeError):
             tokenise.tokenise(*other)
+
+
+def test_a_vocabulary_alone_is_no_tokenizer(tmp_path):
+    """The refusal says what to put beside it, and with that it is one."""
+    shutil.copy(GOLDEN / "bert" / "vocab.txt", tmp_path)
+    with pytest.raises(InputError, match="vocab.txt alone") as refusal:
+        tokenise.load(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text(re.search(r"\{.*\}", str(refusal.value))[0])
+    one, other = (tokenise.load(folder)("A Nice dress, unaffable 连衣裙")["input_ids"] for folder in (str(tmp_path), TOKENIZER))
+    assert one == other

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ def load(folder: str) -> Any:
 
     if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise InputError(f"{folder} holds no tokenizer.json or vocab.txt; name a folder that does with data.tokenizer")
+    if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "config.json")):
+        raise InputError(f"{folder}: vocab.txt alone doesn't say how texts are cut and whether they are lower-cased; put a "
+                         'tokenizer_config.json beside it, for BERT: {"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     try:
         found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 (whatever the library raises, the user needs one sentence)
@@ -90,9 +94,11 @@ def cutter(segmenter: str | None) -> Callable[[str], list[str]] | None:
     if segmenter is None:
         return None
     try:
-        return importlib.import_module(segmenter).lcut
+        module = importlib.import_module(segmenter)
     except ImportError:
         raise InputError(f"data.segmenter: {segmenter} is not installed; pip install -e '.[chinese]'") from None
+    logging.getLogger(segmenter).setLevel(logging.WARNING)   # it would tell of its dictionary
+    return module.lcut
 
 
 def words(encoded: Any, texts: Sequence[str], cut: Callable[[str], list[str]] | None) -> list[int]:
