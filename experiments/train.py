@@ -126,7 +126,7 @@ def computing(config: Mapping[str, Any], parts: build.Parts) -> dict[str, Any]:
     form = wiring.attention(config, parts)
     print(f"attention: {form}, on devices of kind {parts.strategy.platform}")
     if form == "dense" and config["model"].get("scan") and not config["model"]["remat"]:
-        print("warning: model.scan=true keeps all layers' attention probabilities in float32: model.remat=true keeps none")
+        print("warning: model.scan=true alone needs more memory than layers one after the other: set model.remat=true too")
     return {"attention": form}
 
 

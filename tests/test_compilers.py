@@ -24,6 +24,28 @@ def test_a_step_compiles_for_four_chips(experiment, strategy, capsys):
     assert re.search(r"exchanged: (all-reduce|reduce-scatter) × \d+: [\d.]+ MB", said)
 
 
+@pytest.mark.parametrize("strategy", PLANNED)
+def test_a_causal_step_with_splash_attention_compiles_for_four_chips(strategy, capsys):
+    """Without attention dropout the topology's devices decide, not those of this machine; the compiler takes the kernel."""
+    assert call("plan", "experiment=pretrain_causal", f"strategy={strategy}", "topology=v5e:2x2", "model.attention_dropout=0",
+                "data.max_length=256", "data.row_length=256", "rows=64", *COMMON) == 0
+    said = capsys.readouterr().out
+    print(said)
+    assert "attention: splash" in said and "fits: peak and code are 0." in said
+
+
+def test_splash_attention_needs_less_memory(capsys):
+    """Dense attention keeps an array of 512 × 512 a head, here by far the largest."""
+    peaks = {}
+    for form in ("splash", "dense"):
+        assert call("plan", "experiment=sentiment", "topology=v5e:1x1", f"model.attention={form}", "model.attention_dropout=0",
+                    "data.max_length=512", "data.row_length=512", "rows=64", *COMMON) == 0
+        said = capsys.readouterr().out
+        print(said)
+        peaks[form] = float(re.search(r"memory: peak +([\d.]+)", said)[1])
+    assert peaks["splash"] < 0.7 * peaks["dense"]
+
+
 def test_too_much_is_refused(capsys):
     """What a step on 32,768 rows keeps for its gradient cannot be in 16 GiB: an answer, no failure."""
     assert call("plan", "experiment=pretrain", "topology=v5e:1x1", "rows=32768", "model.depth=1", *COMMON) == 0

@@ -18,7 +18,7 @@ class Pmap:
         if not mesh.alone():
             raise InputError("strategy pmap works in one process: choose strategy=jit or strategy=fsdp")
         data = mesh.over(devices)
-        self.devices, self.found, (self.apart, _) = data.size, list(data.devices), mesh.layouts(data)
+        self.devices, self.found, (self.rows, _) = data.size, list(data.devices), mesh.layouts(data)
         self.platform = self.found[0].platform
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
@@ -28,7 +28,7 @@ class Pmap:
     def place(self, tree: Any) -> Any:
         """A copy for every device."""
         copies = jax.tree.map(lambda x: np.broadcast_to(x, (self.devices, *np.shape(x))), tree)
-        return mesh.lay(copies, lambda _: self.apart)
+        return mesh.lay(copies, lambda _: self.rows)
 
     def put(self, batch: Batch, multiple: int) -> Batch:
         """[devices, rows / devices, …], after empty rows up to a multiple of devices × `multiple`."""
