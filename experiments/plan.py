@@ -41,7 +41,7 @@ def main(config: dict[str, Any]) -> None:
     try:
         report(compiled(rows), parts, rows, limit)
     except compiler.TooLarge as error:
-        print(f"does not fit: {rows} rows need more than a device's {limit / topology.GIB:.0f} GiB; the compiler says: {error}")
+        print(f"does not fit: {rows} rows need more than a device's {limit / topology.GIB:.4g} GiB; the compiler says: {error}")
     if asked["largest"]:
         search(compiled, parts, rows)
 
@@ -68,7 +68,7 @@ def report(program: compiler.Program, parts: build.Parts, rows: int, limit: int 
     need = program.peak + program.memory["code"]
     if limit is not None:
         print(f"{'fits' if need <= limit else 'does not fit'}: peak and code are {need / topology.GIB:.2f} of "
-              f"{limit / topology.GIB:.0f} GiB" + ("; near the limit: the compiler recomputes some of it by itself"
+              f"{limit / topology.GIB:.4g} GiB" + ("; near the limit: the compiler recomputes some of it by itself"
                                                    if program.rematerialised else ""))
     batch = next(parts.feeds["train"].batches(0, 0))
     model = flops.model_flops(parts, batch) * rows / parts.strategy.devices

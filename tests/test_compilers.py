@@ -2,8 +2,11 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from ecrec_jax.use import topology
 from tests.test_commands import call
 from tests.test_plan import PLANNED
 
@@ -47,12 +50,22 @@ def test_splash_attention_needs_less_memory(capsys):
 
 
 def test_too_much_is_refused(capsys):
-    """What a step on 32,768 rows keeps for its gradient cannot be in 16 GiB: an answer, no failure."""
+    """What a step on 32,768 rows keeps for its gradient cannot be in 15.75 GiB: an answer, no failure."""
     assert call("plan", "experiment=pretrain", "topology=v5e:1x1", "rows=32768", "model.depth=1", *COMMON) == 0
-    assert "does not fit: 32768 rows need more than a device's 16 GiB" in capsys.readouterr().out
+    assert "does not fit: 32768 rows need more than a device's 15.75 GiB" in capsys.readouterr().out
 
 
 def test_an_unknown_layout_is_a_mistake(capsys):
     """The compiler's own refusal of a layout becomes one sentence."""
     assert call("plan", "experiment=pretrain", "topology=v5e:9x9", *COMMON) == 2
     assert "topology: the compiler knows no v5e:9x9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:1x1", "v5p:2x2x1", "v6e:1x1"])
+def test_the_memory_of_a_chip_is_what_its_compiler_names(name):
+    """In its refusal of 300 GiB."""
+    found, limit = topology.devices(name)
+    large = jax.ShapeDtypeStruct((300 * 2**28,), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(found[0]))
+    with pytest.raises(jax.errors.JaxRuntimeError) as refusal:
+        jax.jit(jnp.sin).lower(large).compile()
+    assert re.search(r"exceeds available HBM \(([\d.]+)G\)", str(refusal.value))[1] == f"{limit / topology.GIB:.2f}"

@@ -13,6 +13,7 @@ import pytest
 from ecrec_jax import build, section
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.step import make_step
+from ecrec_jax.types import InputError
 from ecrec_jax.use import compiler, flops, topology
 from tests import world
 from tests.test_commands import TINY, call
@@ -140,6 +141,20 @@ def test_mistake(words, named, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "libtpu" else find(name, *more))
     assert call("plan", "experiment=pretrain", "data.limit=100", *TINY, *words.split()) == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_compiler_that_is_taken(monkeypatch):
+    """By a process that doesn't wait for its turn: no word on the topology."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "libtpu" or find(name, *more))
+    monkeypatch.setattr(topology, "take_turns", lambda: None)
+
+    def taken(**chosen):
+        raise jax.errors.JaxRuntimeError("ABORTED: Internal error when accessing libtpu multi-process lockfile.")
+
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", taken)
+    with pytest.raises(InputError, match="another process has the TPU compiler"):
+        topology.devices("v5e:2x2")
 
 
 def test_the_compiler_is_the_one_that_the_locked_jax_asks_for():

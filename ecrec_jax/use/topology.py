@@ -14,8 +14,9 @@ from jax.experimental import topologies
 from ecrec_jax.types import InputError
 
 GIB = 2**30
-# HBM of a chip in GiB. Source: Google Cloud, "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" (key chip specifications of each).
-HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+# GiB of a chip that a program may take: the limits that the compiler names when it refuses one (libtpu 0.0.42). Google Cloud's
+# specifications say 32, 16, 95 and 32.
+HBM = {"v4": 30.5, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
          "TPU_LOG_DIR": "disabled"}   # libtpu asks nobody on the network what machine this is
 
@@ -42,7 +43,7 @@ def devices(topology: str) -> tuple[list[Any] | None, int | None]:
     From here on this process has no other devices than its CPU. Processes take turns: libtpu allows one at a time.
 
     Raises:
-        InputError: the compiler is not installed, or knows no such topology.
+        InputError: the compiler is not installed, is taken, or knows no such topology.
     """
     chip, chips = named(topology)
     jax.config.update("jax_platforms", "cpu")
@@ -58,8 +59,10 @@ def devices(topology: str) -> tuple[list[Any] | None, int | None]:
     try:
         found = list(topologies.get_topology_desc(topology_name=topology, platform="tpu", **host).devices)
     except jax.errors.JaxRuntimeError as error:
+        if "ABORTED" in str(error):
+            raise InputError("topology: another process has the TPU compiler, which serves one at a time: wait for it") from error
         raise InputError(f"topology: the compiler knows no {topology}: {str(error).splitlines()[0]}") from error
-    return found, HBM[chip] * GIB * chips // len(found)   # v4 shows two devices a chip
+    return found, int(HBM[chip] * GIB * chips / len(found))   # v4 shows two devices a chip
 
 
 def take_turns() -> None:
