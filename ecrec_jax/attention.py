@@ -69,12 +69,17 @@ def attend(
 ) -> Float[Array, "B T N K"]:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with softmax in f32.
 
-    Heads are moved to the front before the products: on CPU the other order costs five times as much.
+    Heads are moved to the front before the products: on CPU the other order costs five times as much. Without dropout what
+    softmax divides by waits until the end, where it divides K numbers of a query instead of L.
     """
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     score = (query * query.shape[-1] ** -0.5) @ key.swapaxes(-1, -2)
-    probability = jax.nn.softmax(jnp.where(allowed, score.astype(jnp.float32), -1e9)).astype(value.dtype)
-    return (dropout(probability, noise, site, rate) @ value).swapaxes(1, 2)
+    score = jnp.where(allowed, score.astype(jnp.float32), -1e9)
+    if noise is None:
+        weight = jnp.exp(score - jax.lax.stop_gradient(score.max(-1, keepdims=True)))
+        total = weight.sum(-1, keepdims=True).astype(value.dtype)
+        return ((weight.astype(value.dtype) @ value) / total).swapaxes(1, 2)
+    return (dropout(jax.nn.softmax(score).astype(value.dtype), noise, site, rate) @ value).swapaxes(1, 2)
 
 
 def splash(

@@ -13,6 +13,7 @@ from ecrec_jax.augment.masked_lm import fill
 from ecrec_jax.data import copies, lexicon, tokenise, words
 from ecrec_jax.section import make
 from ecrec_jax.types import Facts, InputError
+from experiments import saved
 from tests import world
 from tests.conftest import GOLDEN
 from tests.test_data import TOKENIZER, many, text, write
@@ -277,6 +278,7 @@ def test_slow_transforms_are_kept_on_disk(tmp_path, node, monkeypatch):
 
 
 # ---- runs
+@pytest.mark.slow   # the copies' digest is what differs from other runs, which are killed in test_resume
 def test_a_killed_run_ends_as_the_whole_one(tmp_path, node):
     words = lambda name: command(tmp_path, tmp_path / name, "augment=[swap,deletion]", "data.copies=1", "epochs=1")  # noqa: E731
     run("experiments.train", *words("whole"))
@@ -304,7 +306,7 @@ def test_a_run_folder_never_brings_code(tmp_path, node, monkeypatch):
     marker.unlink()
     run("experiments.evaluate", f"run_dir={tmp_path / 'run'}", "split=test")
     run("experiments.predict", f"run_dir={tmp_path / 'run'}", f"input={tmp_path / 'reviews.csv'}", f"output={tmp_path / 'out.csv'}")
-    build.rebuild(tmp_path / "run")
+    build.rebuild(*saved.opened(str(tmp_path / "run")))
     assert not marker.exists()
 
 

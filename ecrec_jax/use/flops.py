@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from ecrec_jax.build import Parts
@@ -13,22 +14,38 @@ def model_flops(parts: Parts, batch: Batch) -> float:
 
     Σ 6·P_token·tokens + 6·P_slot·slots + 12·D·layers·Σ n², where P counts the numbers of the matrices a token (encoder) or a
     used slot (pooler, head, tied table) is multiplied with and n runs over the segments. A frozen matrix counts 4, not 6:
-    nothing is computed for its own gradient. Tables that are only looked up count nothing, padding neither.
+    nothing is computed for its own gradient. Tables that are only looked up count nothing, padding neither. Where a head reads
+    the slots alone, so does the last layer, but for its keys and values: its n² are a segment's used slots times its tokens.
 
     Source: Kaplan et al. 2020, §2.1 (6·N a token); attention: 2 products of 2·n²·D each, and twice that backwards.
     """
     trained, _ = parts.peft.split(parts.parameters)
     cost = {True: 0.0, False: 0.0}   # whether a token pays, or a slot
+    last = last_layer(parts)
     for path, kernel in matrices(parts).items():
-        by_token = path.startswith("model.") and not path.startswith(("model.pooler.", "model.embeddings."))
+        of_slots = ("model.pooler.", "model.embeddings.") if last is None else ("model.pooler.", "model.embeddings.", last)
+        asked = path.endswith((".key.kernel", ".value.kernel"))   # of all tokens in every layer
+        by_token = path.startswith("model.") and (asked or not path.startswith(of_slots))
         cost[by_token] += (6 if path in trained else 4) * float(np.prod(kernel.shape))
     segment = np.asarray(batch["segment"])
     rows = max(1, int((segment > 0).any(1).sum()))
-    squares = sum(float((np.bincount(row)[1:].astype("f8") ** 2).sum()) for row in segment)
-    widths = sum(x.shape[-1] for path, x in parts.parameters.items() if path.endswith(".attention.self.query.kernel"))
-    attention = 12.0 * widths * squares
-    tokens, slots = int((segment > 0).sum()), int((np.asarray(batch["weight"]) > 0).sum())
+    used = np.asarray(batch["weight"]) > 0
+    sizes = (segment[:, :, None] == segment[:, None, :]).sum(-1) * (segment > 0)   # of each token's segment
+    asking = np.take_along_axis(sizes, np.asarray(batch["slot"]), 1) * used
+    widths = {path: x.shape[-1] for path, x in parts.parameters.items() if path.endswith(".attention.self.query.kernel")}
+    attention = 12.0 * sum(width * float((asking if last and path.startswith(last) else sizes).sum())
+                           for path, width in widths.items())
+    tokens, slots = int((segment > 0).sum()), int(used.sum())
     return (cost[True] * tokens + cost[False] * slots + attention) / rows
+
+
+def last_layer(parts: Parts) -> str | None:
+    """How the paths of the last layer begin, where the head reads its slots alone."""
+    found: list[bool] = []
+    jax.eval_shape(lambda given: found.append(getattr(parts.graph.net(given).head, "at_slots", False)),
+                   parts.parameters | parts.constants)
+    layers = [path for path in parts.parameters if path.endswith(".attention.self.query.kernel")]
+    return max(layers, key=lambda path: int(path.split(".")[3])).removesuffix("attention.self.query.kernel") if found[0] else None
 
 
 def matrices(parts: Parts) -> dict[str, Any]:
