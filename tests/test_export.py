@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ecrec_jax import convert, pretrained, source
+from ecrec_jax import build, convert, pretrained, source
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data import tokenise
 from ecrec_jax.types import Facts, InputError, State
@@ -110,3 +110,22 @@ def test_a_run_is_a_checkpoint(tmp_path):
     assert np.abs(np.asarray(loaded(BATCH))[:, 0] - wanted).max() <= 1e-5
     assert pretrained.save(loaded, tmp_path / "out") == ["head.classifier.bias", "head.classifier.kernel"]
     assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_the_shipped_encoder(tmp_path):
+    """Both formats hold the same weights in half precision, and it fills a blank of its domain."""
+    folder = build.ASSETS / "shop_encoder"
+    loaded = pretrained.load("package:ecrec_jax/assets/shop_encoder", "masked_lm")
+    assert loaded.report == {"new": [], "unread": []}
+    flax = tmp_path / "flax"
+    shutil.copytree(folder, flax, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert_same(parameters(loaded), parameters(pretrained.load(str(flax), "masked_lm")))
+    assert all((folder / name).stat().st_size < 12e6 for name in ("model.safetensors", "flax_model.msgpack"))
+    words = tokenise.load(str(folder))
+    ids = np.array([words("This dress is very [MASK], and it fits perfectly.")["input_ids"]])
+    at = ids[0].tolist().index(words.mask_token_id)
+    logits = loaded({"tokens": ids, "segment": 0 * ids + 1, "position": np.arange(ids.shape[1])[None], "type": 0 * ids,
+                     "slot": np.array([[at]])})
+    best = words.convert_ids_to_tokens(np.asarray(logits)[0, 0].argsort()[::-1][:20].tolist())
+    print(best)
+    assert {"soft", "flattering", "comfortable", "cute"} & set(best)
