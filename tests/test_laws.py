@@ -51,7 +51,7 @@ def test_model_at_slots_is_the_model_read_at_them(name, causal):
     batch = jax.tree.map(jnp.asarray, world.batches(made.task, "masked_lm", 1)[0])
     net = made.graph.net(made.parameters)
     whole = read(net.model(batch), batch["slot"])
-    assert batch["slot"].shape[1] < batch["tokens"].shape[1] and np.asarray(batch["slot"]).max() > 3
+    assert 2 * batch["slot"].shape[1] <= batch["tokens"].shape[1] and np.asarray(batch["slot"]).max() > 3
     np.testing.assert_allclose(net.model(batch, slot=batch["slot"]), whole, atol=1e-6)
 
 

@@ -183,7 +183,10 @@ class Bert(nnx.Module):
 
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
-        """The last layer's hidden states, of all tokens or of those at `slot`: these ask all, and nothing else is computed."""
+        """The last layer's hidden states, of all tokens or of those at `slot`: these ask all, and nothing else is computed, where
+        they are few."""
+        if slot is not None and 2 * slot.shape[1] > batch["tokens"].shape[1]:
+            return read(self(batch, noise, strategy), slot)
         looks = self.look(batch, strategy), self.look(batch, strategy, slot)
         return self.encoder(self.embeddings(batch, noise), noise, *looks)
 
