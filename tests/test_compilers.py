@@ -38,7 +38,7 @@ def test_a_causal_step_with_splash_attention_compiles_for_four_chips(strategy, c
 
 
 def test_splash_attention_needs_less_memory(capsys):
-    """Dense attention keeps an array of 512 × 512 a head, here by far the largest."""
+    """Dense attention keeps its probabilities for the gradient: 64 rows × 2 heads × 512² in bfloat16, 0.0625 GiB."""
     peaks = {}
     for form in ("splash", "dense"):
         assert call("plan", "experiment=sentiment", "topology=v5e:1x1", f"model.attention={form}", "model.attention_dropout=0",
@@ -46,7 +46,7 @@ def test_splash_attention_needs_less_memory(capsys):
         said = capsys.readouterr().out
         print(said)
         peaks[form] = float(re.search(r"memory: peak +([\d.]+)", said)[1])
-    assert peaks["splash"] < 0.7 * peaks["dense"]
+    assert peaks["dense"] - peaks["splash"] > 64 * 2 * 512**2 * 2 / 2**30
 
 
 def test_too_much_is_refused(capsys):
