@@ -43,9 +43,8 @@ def test_splash_attention_needs_less_memory(capsys):
     for form in ("splash", "dense"):
         assert call("plan", "experiment=sentiment", "topology=v5e:1x1", f"model.attention={form}", "model.attention_dropout=0",
                     "data.max_length=512", "data.row_length=512", "rows=64", *COMMON) == 0
-        said = capsys.readouterr().out
-        print(said)
-        peaks[form] = float(re.search(r"memory: peak +([\d.]+)", said)[1])
+        peaks[form] = float(re.search(r"memory: peak +([\d.]+)", capsys.readouterr().out)[1])
+    print(peaks)
     assert peaks["dense"] - peaks["splash"] > 64 * 2 * 512**2 * 2 / 2**30
 
 
