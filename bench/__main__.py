@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench import ours
-from bench.worker import ROOT, Worker
+from bench.worker import ROOT, Worker, turns
 from ecrec_jax.source import locate
 
 GOALS = {"fine-tune": (1.8, 1.4), "masked-LM": (4.5, 1.7), "encode": (1.7, 1.1)}
@@ -38,16 +38,7 @@ def measure(job: str, rounds: int, torch: str, path: Path, checkpoint: Path) -> 
               for form in ("stock", "tuned")}
     Worker(words["ours"]).close()   # compiles, so that the start below is a warm one
     sides = {name: Worker(command) for name, command in words.items()}
-    found = {name: [] for name in sides}
-    for i in range(rounds):
-        for name, side in sides.items():
-            told = side.steps(STEPS[job])
-            found[name].append(told)
-            print(f"  {job}, round {i + 1}/{rounds}, {name}: {told['tokens'] / told['seconds']:.0f} tokens/s", file=sys.stderr)
-    for side in sides.values():
-        side.close()
-    return {name: {"tokens_per_second": [x["tokens"] / x["seconds"] for x in found[name]], "peak_mb": found[name][-1]["peak_mb"],
-                   "start_seconds": side.start_seconds, **side.about} for name, side in sides.items()}
+    return turns(sides, rounds, STEPS[job], job)
 
 
 def lines_of(job: str, found: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench import gpu_ours
-from bench.worker import ROOT, Worker
+from bench.worker import ROOT, Worker, turns
 
 KEYS = {"rounds": "5", "tokens": "32768", "lengths": "128,512", "model": "bert_base", "out": "runs/bench-gpu",
         "torch": str(ROOT / ".venv-torch/bin/python"), "steps": "20"}
@@ -44,16 +44,7 @@ def measure(length: int, options: dict[str, str], out: Path) -> dict[str, Any]:
     sizes = json.dumps(sides["ours"].about["sizes"])
     sides |= {f"torch {form}": Worker([options["torch"], str(ROOT / "bench/gpu_torch.py"), form, path, *given[:2], sizes])
               for form in ("stock", "tuned")}
-    found = {name: [] for name in sides}
-    for i in range(int(options["rounds"])):
-        for name, side in sides.items():
-            told = side.steps(int(options["steps"]))
-            found[name].append(told)
-            print(f"  {length}, round {i + 1}, {name}: {told['tokens'] / told['seconds']:.0f} tokens/s", file=sys.stderr)
-    for side in sides.values():
-        side.close()
-    return {name: {"tokens_per_second": [x["tokens"] / x["seconds"] for x in found[name]], "peak_mb": found[name][-1]["peak_mb"],
-                   **side.about} for name, side in sides.items()}
+    return turns(sides, int(options["rounds"]), int(options["steps"]), f"{length} tokens")
 
 
 def lines_of(length: int, found: dict[str, Any]) -> list[str]:

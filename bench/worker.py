@@ -3,11 +3,27 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+
+
+def turns(sides: dict[str, "Worker"], rounds: int, steps: int, label: str) -> dict[str, Any]:
+    """Let every side make `steps` steps a round, in turns, and end them; what each says of itself, its tokens a second of every
+    round, its peak memory and the seconds to its first step."""
+    told = {name: [] for name in sides}
+    for i in range(rounds):
+        for name, side in sides.items():
+            told[name].append(side.steps(steps))
+            speed = told[name][-1]["tokens"] / told[name][-1]["seconds"]
+            print(f"  {label}, round {i + 1}/{rounds}, {name}: {speed:.0f} tokens/s", file=sys.stderr)
+    for side in sides.values():
+        side.close()
+    return {name: {"tokens_per_second": [x["tokens"] / x["seconds"] for x in told[name]], "peak_mb": told[name][-1]["peak_mb"],
+                   "start_seconds": side.start_seconds, **side.about} for name, side in sides.items()}
 
 
 class Worker:

@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 
 from ecrec_jax.data import words
-from ecrec_jax.data.tokenise import cutter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +22,7 @@ class Crop:
 
     def __call__(self, texts: Sequence[str], rngs: Sequence[np.random.Generator]) -> list[str]:
         """Every text without its edges."""
-        cut = cutter(self.segmenter)
-        return [self.part(words.split(text, cut), rng) for text, rng in zip(texts, rngs, strict=True)]
+        return words.each(self.part, texts, rngs, self.segmenter)
 
     def part(self, found: words.Words, rng: np.random.Generator) -> str:
         """One text."""

@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 
 from ecrec_jax.data import words
-from ecrec_jax.data.tokenise import cutter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +25,7 @@ class Deletion:
 
     def __call__(self, texts: Sequence[str], rngs: Sequence[np.random.Generator]) -> list[str]:
         """Every text with some words less."""
-        cut = cutter(self.segmenter)
-        return [self.shorter(words.split(text, cut), rng) for text, rng in zip(texts, rngs, strict=True)]
+        return words.each(self.shorter, texts, rngs, self.segmenter)
 
     def shorter(self, found: words.Words, rng: np.random.Generator) -> str:
         """One text."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from ecrec_jax.data import read, words
 from ecrec_jax.data.lexicon import Lexicon, english, load
-from ecrec_jax.data.tokenise import cutter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,7 @@ class Synonym:
 
     def __call__(self, texts: Sequence[str], rngs: Sequence[np.random.Generator]) -> list[str]:
         """Every text with some words replaced."""
-        cut = cutter(self.segmenter)
-        return [self.replaced(words.split(text, cut), rng) for text, rng in zip(texts, rngs, strict=True)]
+        return words.each(self.replaced, texts, rngs, self.segmenter)
 
     def replaced(self, found: words.Words, rng: np.random.Generator) -> str:
         """One text."""

@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,11 +78,5 @@ def kept(transform: Augment, name: str, texts: Sequence[str], seeds: Sequence[Se
     except (OSError, ValueError):   # absent or damaged: made again
         pass
     found = transform(texts, [np.random.default_rng(seed) for seed in seeds])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-            json.dump(found, file)
-        os.replace(file.name, path)
-    except OSError:   # a full or read-only disk costs time, not the run
-        pass
+    tokenise.keep(path, lambda file: file.write(json.dumps(found).encode()))
     return found

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -138,11 +138,16 @@ def tokenise(folder: str, first: list[str], second: list[str] | None, max_length
     offset = np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype("i8")
     join = lambda parts: np.fromiter((t for part in parts for t in part), "i4", int(offset[-1]))  # noqa: E731
     found = Ragged(join(ids), join(encoded["token_type_ids"]), join(word), offset, np.array(over))
+    keep(path, lambda file: np.savez(file, **found._asdict()))
+    return found
+
+
+def keep(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Put a file into the cache, whole or not at all: a full or read-only disk costs time, not the run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            np.savez(file, **found._asdict())
+            write(file)
         os.replace(file.name, path)
-    except OSError:   # a full or read-only disk costs time, not the run
+    except OSError:
         pass
-    return found

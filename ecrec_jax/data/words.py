@@ -1,8 +1,12 @@
 """Texts as words and what stands between them, for transforms that change words."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import numpy as np
+
+from ecrec_jax.data.tokenise import cutter
 
 SIGN = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"   # ideographs, kana, full-width signs: one by one
 PIECE = re.compile(rf"\s+|[{SIGN}]|[^\s{SIGN}]+")
@@ -34,6 +38,13 @@ def split(text: str, cut: Callable[[str], list[str]] | None = None) -> Words:
             found.words.append(piece)
             found.gaps.append("")
     return found
+
+
+def each(change: Callable[[Words, np.random.Generator], str], texts: Sequence[str], rngs: Sequence[np.random.Generator],
+         segmenter: str | None) -> list[str]:
+    """Every text, cut into words, as `change` leaves it."""
+    cut = cutter(segmenter)
+    return [change(split(text, cut), rng) for text, rng in zip(texts, rngs, strict=True)]
 
 
 def share(alpha: float) -> None:

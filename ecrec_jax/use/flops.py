@@ -30,7 +30,8 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     segment = np.asarray(batch["segment"])
     rows = max(1, int((segment > 0).any(1).sum()))
     used = np.asarray(batch["weight"]) > 0
-    sizes = (segment[:, :, None] == segment[:, None, :]).sum(-1) * (segment > 0)   # of each token's segment
+    counts = np.stack([np.bincount(row, minlength=segment.max() + 1) for row in segment])
+    sizes = np.take_along_axis(counts, segment, 1) * (segment > 0)   # of each token's segment
     asking = np.take_along_axis(sizes, np.asarray(batch["slot"]), 1) * used
     widths = {path: x.shape[-1] for path, x in parts.parameters.items() if path.endswith(".attention.self.query.kernel")}
     attention = 12.0 * sum(width * float((asking if last and path.startswith(last) else sizes).sum())
