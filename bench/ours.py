@@ -24,7 +24,7 @@ from ecrec_jax.types import Batch, Parameters
 from experiments import launch, wiring
 
 JOBS = {"fine-tune": ["experiment=sentiment"], "masked-LM": ["experiment=pretrain"],
-        "encode": ["experiment=sentiment", "data.batch_size=64"]}
+        "encode": ["experiment=sentiment"]}
 
 
 def parts_of(job: str, words: list[str]) -> build.Parts:

@@ -24,10 +24,15 @@ def resident() -> float:
 
 
 def serve(run: Callable[[int], int], about: dict[str, Any], memory: Callable[[], float] | None = None) -> None:
-    """Make a first step, say so; then for each line N of standard input make N steps: tokens, seconds, peak memory in MB."""
+    """Make a first step, say so; then for each line N of standard input make N steps: tokens, seconds, peak memory in MB.
+
+    A step that does not count goes before them: memory freed by a process that then waits for its turn goes back to the machine
+    (from a virtual one to its host), and the next step takes up to twice as long.
+    """
     run(1)
     print(json.dumps({"ready": True, **about}), flush=True)
     for line in sys.stdin:
+        run(1)
         began = time.perf_counter()
         tokens = run(int(line))
         seconds = time.perf_counter() - began

@@ -14,7 +14,7 @@ import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
 
 MASK, FIRST_WORD = 103, 999   # of the uncased vocabulary
-SIZE = {"fine-tune": 32, "masked-LM": 32, "encode": 64}
+SIZE = 32                               # texts of a batch
 
 
 class Texts:
@@ -71,7 +71,7 @@ def trainer(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int
     kind = {"fine-tune": BertForSequenceClassification, "masked-LM": BertForMaskedLM}[job]
     model = kind.from_pretrained(checkpoint, attn_implementation="sdpa").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=True)
-    batches = texts.order(np.random.default_rng(0), SIZE[job], form == "tuned")
+    batches = texts.order(np.random.default_rng(0), SIZE, form == "tuned")
 
     def run(steps: int) -> int:
         tokens = 0
@@ -92,7 +92,7 @@ def trainer(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int
 def encoder(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int], int]:
     """A function that encodes batches to unit vectors by mean pooling."""
     model = BertModel.from_pretrained(checkpoint, attn_implementation="sdpa", add_pooling_layer=False).eval()
-    batches = texts.order(np.random.default_rng(0), SIZE[job], form == "tuned")
+    batches = texts.order(np.random.default_rng(0), SIZE, form == "tuned")
 
     def run(steps: int) -> int:
         tokens = 0
