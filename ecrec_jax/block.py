@@ -67,9 +67,16 @@ class LayerNorm(nnx.Module):
         return (normal * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
-def linear(inputs: int, outputs: int, spread: float, rngs: nnx.Rngs) -> nnx.Linear:
+class Linear(nnx.Linear):
+    """A dense layer that multiplies matrices: of arrays with more axes XLA computes the weight's gradient a fifth slower on CPU."""
+
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
+
+
+def linear(inputs: int, outputs: int, spread: float, rngs: nnx.Rngs) -> Linear:
     """A dense layer with a normal(0, spread) kernel and zero bias, BERT's initialisation (Devlin et al. 2019)."""
-    return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.normal(spread), rngs=rngs)
+    return Linear(inputs, outputs, kernel_init=nnx.initializers.normal(spread), rngs=rngs)
 
 
 def embedding(count: int, width: int, spread: float, rngs: nnx.Rngs) -> nnx.Embed:
