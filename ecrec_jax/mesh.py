@@ -52,6 +52,12 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def options(platform: str) -> dict[str, Any] | None:
+    """What XLA is told besides the program: on CPU, to see for itself that parameters and optimizer state, which an update
+    overwrites, need no copy first. On other devices it does so unasked."""
+    return {"xla_cpu_copy_insertion_use_region_analysis": True} if platform == "cpu" else None
+
+
 def over(devices: int | None, found: Sequence[Any] | None = None) -> Mesh:
     """A mesh with one axis, "data", over so many (null: all) of the devices `found` (null: those of all processes).
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ecrec_jax import block, factored, losses, metrics, section
+from ecrec_jax.optimizer.adamw import clipped
 from ecrec_jax.task.classification import Classification
 from ecrec_jax.task.regression import Regression
 from ecrec_jax.types import Example, Facts, InputError, Noise
@@ -249,6 +250,15 @@ def test_a_new_vocabulary_bias_is_the_log_frequency():
     from ecrec_jax.head.tokens import log_frequency
     np.testing.assert_array_equal(log_frequency(None, (0,), 5), np.zeros(5))
     np.testing.assert_allclose(np.exp(log_frequency((9, 9, 3, 1), (0, 1), 5)), np.array([1, 1, 4, 2, 1]) / 9, rtol=1e-6)
+
+
+def test_a_long_gradient_is_clipped_and_a_short_one_is_left_alone():
+    """3, 4 and 12 have norm 13."""
+    given = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([[12.0]])}
+    for most, share in ((6.5, 0.5), (13.0, 1.0), (20.0, 1.0)):
+        found = clipped(given, most)
+        assert all((found[key] == given[key] * share).all() for key in given), most
+    assert all((x == 0).all() for x in clipped(jax.tree.map(jnp.zeros_like, given), 1.0).values())
 
 
 def test_each_layer_learns_slower_than_the_one_above():

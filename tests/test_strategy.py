@@ -68,6 +68,17 @@ def test_fsdp_divides_parameters_and_optimizer_state_before_and_after_a_step(div
     assert share(after.trained) == share(state.trained) and made.strategy.fetch(after).trained.keys() == state.trained.keys()
 
 
+def test_a_step_overwrites_parameters_and_optimizer_state_without_a_copy():
+    made = world.parts("masked_lm", "strategy.devices=1")
+    state, constant = world.start(made)
+    state, constant = made.strategy.place(jax.tree.map(jnp.array, state)), made.strategy.place(constant)
+    batch = made.strategy.put(world.batches(made.task, "masked_lm", 1)[0], 1)
+    step = make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy)
+    text = made.strategy.compile(step, True).lower(state, constant, batch).compile().as_text()
+    shapes = {",".join(map(str, x.shape)) for x in state.trained.values() if x.ndim == 2}
+    assert len(shapes) > 3 and not [shape for shape in re.findall(r"= f32\[([\d,]+)\]\S* copy\(", text) if shape in shapes]
+
+
 def test_fsdp_divides_the_largest_axis_that_it_can():
     strategy = world.parts("classification", "strategy=fsdp", "strategy.devices=4", "strategy.smallest=64").strategy
     spec = lambda *shape: tuple(strategy.layout(np.zeros(shape)).spec)  # noqa: E731

@@ -34,7 +34,7 @@ class Fsdp:
 
     def compile(self, function: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """jax.jit; `donate` gives the first argument's memory to the result."""
-        return jax.jit(function, donate_argnums=(0,) if donate else ())
+        return jax.jit(function, donate_argnums=(0,) if donate else (), compiler_options=mesh.options(self.platform))
 
     def place(self, tree: Any) -> Any:
         """A part of every array onto each device."""
