@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ecrec_jax import mesh
+from ecrec_jax import processes
 from ecrec_jax.types import InputError, Parameters, State
 
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -41,7 +41,7 @@ class Checkpoints:
         self.folder = folder.absolute()
         self.constants = self.folder / "constant"
         self.only = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
-        if mesh.first():
+        if processes.first():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep, best_fn=rank, best_mode="max", enable_async_checkpointing=False, create=False,
@@ -51,12 +51,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if mesh.first():
+        if processes.first():
             self.manager.close()
 
     def save(self, state: State, meta: dict[str, Any], value: float | None = None) -> None:
         """Write a checkpoint: host arrays of the state, and what JSON can hold. `value`: the metric it is judged by."""
-        if not mesh.first():
+        if not processes.first():
             return
         step = int(state.step)
         rest = {"opt": state.opt, "step": np.asarray(state.step), "seed": np.asarray(state.seed)}
@@ -73,10 +73,10 @@ class Checkpoints:
 
     def latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest checkpoint, shaped like a given state."""
-        found = self.read_latest(like) if mesh.first() else None
+        found = self.read_latest(like) if processes.first() else None
         state, mine = (None, None) if found is None else found
-        meta = mesh.agree(lambda: mine)
-        return None if meta is None else (mesh.share(state, like), meta)
+        meta = processes.agree(lambda: mine)
+        return None if meta is None else (processes.share(state, like), meta)
 
     def read_latest(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """As `latest`, from the folder."""
@@ -96,7 +96,7 @@ class Checkpoints:
         Raises:
             InputError: nothing was saved yet.
         """
-        return mesh.read(self.read_best), self.constant()
+        return processes.read(self.read_best), self.constant()
 
     def read_best(self) -> Parameters:
         """What is trained, of `best`, from the folder."""
@@ -112,7 +112,7 @@ class Checkpoints:
             with ocp.StandardCheckpointer(multiprocessing_options=self.only) as saver:
                 saver.save(self.constants, constant)
 
-        if mesh.first() and constant and not self.constants.exists():
+        if processes.first() and constant and not self.constants.exists():
             self.write(save, "the constant arrays")
 
     def write(self, save: Callable[[], object], what: str) -> None:
@@ -134,7 +134,7 @@ class Checkpoints:
 
     def constant(self) -> Parameters:
         """What `keep_constant` saved."""
-        return mesh.read(self.read_constant)
+        return processes.read(self.read_constant)
 
     def read_constant(self) -> Parameters:
         """As `constant`, from the folder."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ecrec_jax import mesh
+from ecrec_jax import processes
 from ecrec_jax.build import Parts
 from ecrec_jax.data.feed import Feed, ahead
 from ecrec_jax.step import make_columns
@@ -98,7 +98,7 @@ def write_table(table: dict[str, list[Any]], path: Path) -> None:
 
 def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, facts: Facts) -> dict[str, float]:
     """Write predictions/SPLIT.parquet and report/SPLIT.json, on process 0; returns what belongs into the summary."""
-    if not mesh.first():
+    if not processes.first():
         return scalars(metrics, split)
     table = predictions(columns, facts)
     if table is not None:

@@ -27,12 +27,17 @@ def make_step(
         live = strategy.reduce(batch["weight"].sum()) > 0
         batch = {**batch, "weight": gradient.normalise(batch, strategy.reduce)}
 
-        def local(trained: Parameters, rows: Batch) -> Any:
-            net = graph.net(strategy.use(peft.merge(trained, constant)))
-            outputs = net(rows, Noise(noise, rows["row"]), strategy)
-            return (task.loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
+        def sums(whole: tuple[Parameters, Parameters, Any], rows: Batch) -> tuple[Any, Parameters]:
+            trained, constant, noise = whole
 
-        loss, grads = strategy.reduce(gradient(local, state.trained, batch))
+            def local(trained: Parameters, rows: Batch) -> Any:
+                net = graph.net(strategy.use(peft.merge(trained, constant)))
+                outputs = net(rows, Noise(noise, rows["row"]), strategy)
+                return (task.loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
+
+            return gradient(local, trained, rows)
+
+        loss, grads = strategy.total(sums, graph.dtype)((state.trained, constant, noise), batch)
         grads = gradient.release(grads, noise)
         updates, opt = optimizer.update(grads, state.opt, state.trained)
         logs = {"loss": loss, "gradient_norm": optax.tree.norm(grads), "learning_rate": optimizer.learning_rate_at(opt)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ecrec_jax import build, evaluate, mesh, section, source
+from ecrec_jax import build, evaluate, processes, section, source
 from ecrec_jax.data import leak
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.data.tokenise import FILES
@@ -33,23 +33,23 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     wiring.check(config)
     wiring.connect(config)
     with contextlib.ExitStack() as held:
-        summary = mesh.agree(lambda: take(config, folder, held))
+        summary = processes.agree(lambda: take(config, folder, held))
         if summary is None:
             stop = wiring.Stop()
             changed = wiring.debugged(config)
-            parts = mesh.together(lambda: build.build(changed))
+            parts = processes.together(lambda: build.build(changed))
             copied = parts.corpus.report.get(COPIES, {}).get("sha256")
-            mesh.same([parts.corpus.digest, copied], "the data")
-            mesh.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
-            about = mesh.agree(lambda: describe(parts, folder) | computing(changed, parts))
+            processes.same([parts.corpus.digest, copied], "the data")
+            processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
+            about = processes.agree(lambda: describe(parts, folder) | computing(changed, parts))
             told: dict[str, Any] = {}
-            mesh.agree(lambda: told.update(trackers(config, folder)))
+            processes.agree(lambda: told.update(trackers(config, folder)))
             loop = Loop(parts, wiring.plan_of(changed), folder, told, stop)
             summary = loop.run() | about | {"wall_seconds": loop.wall(began)}
-            mesh.agree(lambda: finish(loop, summary, folder))
-        elif mesh.first():
+            processes.agree(lambda: finish(loop, summary, folder))
+        elif processes.first():
             note(folder)
-    if mesh.first():
+    if processes.first():
         show(summary, plan.best["metric"], folder)
     return summary
 

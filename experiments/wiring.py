@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from ecrec_jax import build, mesh, section
+from ecrec_jax import build, processes, section
 from ecrec_jax.attention import choose
 from ecrec_jax.data.tokenise import cache_folder
 from ecrec_jax.loop import Plan
@@ -112,9 +112,9 @@ def connect(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: they weren't, or can't be found.
     """
-    mesh.connect(**{name: config["strategy"].get(name) for name in sorted(build.OURS["strategy"])})
+    processes.connect(**{name: config["strategy"].get(name) for name in sorted(build.OURS["strategy"])})
     free = {"data": {"root": None}, "strategy": dict.fromkeys(build.OURS["strategy"]), "run_dir": None}   # may differ
-    mesh.same({key: {**x, **free.get(key, {})} if isinstance(x, dict) else free.get(key, x) for key, x in config.items()},
+    processes.same({key: {**x, **free.get(key, {})} if isinstance(x, dict) else free.get(key, x) for key, x in config.items()},
               "the configuration")
 
 
@@ -133,7 +133,7 @@ class Stop:
     SIGTERM to any of them makes all of them save and leave, at a step that JAX agrees on: its own handler stays."""
 
     def __init__(self) -> None:
-        self.asked, self.calls, self.alone = False, 0, mesh.alone()
+        self.asked, self.calls, self.alone = False, 0, processes.alone()
         for number in (signal.SIGTERM, signal.SIGINT) if self.alone else ():
             signal.signal(number, self.ask)
 
@@ -144,7 +144,7 @@ class Stop:
 
     def __call__(self) -> bool:
         self.calls += 1   # every process makes the same calls
-        self.asked = self.asked or (not self.alone and mesh.stopping(self.calls))
+        self.asked = self.asked or (not self.alone and processes.stopping(self.calls))
         return self.asked
 
 

@@ -254,9 +254,9 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(reference):
     losses, after = world.curve(made, given)
     assert all(x.dtype == np.float32 for x in after.values()) and np.isfinite(losses).all()
     assert 1e-6 < np.abs(losses - wanted).max() < 0.1
-    state, constant = world.start(made)
+    made = world.parts("classification", "model.dtype=bfloat16", "strategy.devices=1")
     step = make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy)
-    text = jax.jit(step).lower(state, constant, given[0]).as_text()
+    text = jax.jit(step).lower(*world.start(made), given[0]).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products and sum("xbf16>" in line for line in products) > 0.9 * len(products)
 

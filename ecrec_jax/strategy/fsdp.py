@@ -52,13 +52,17 @@ class Fsdp:
         """A sum in the program is a sum over the mesh; of an array each device needs its part alone."""
         return mesh.hold(tree, self.layout)
 
+    def total(self, function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+        """Sums over all rows, and of each gradient a device's own part; in the type that they have."""
+        return lambda *given: self.reduce(function(*given))
+
     def gather(self, tree: Any) -> Any:
         """Whole on every device."""
         return mesh.hold(tree, lambda _: self.whole)
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function on every device's rows; nothing else is told of the mesh."""
-        return jax.shard_map(function, mesh=self.rows.mesh, in_specs=self.rows.spec, out_specs=self.rows.spec, check_vma=False)
+        return mesh.each(function, self.rows)
 
     def fetch(self, tree: Any) -> Any:
         """Arrays to numpy, their parts put together."""

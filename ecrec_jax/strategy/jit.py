@@ -37,13 +37,29 @@ class Jit:
         """As it is: a sum in the program is a sum over the mesh."""
         return tree
 
+    def total(self, function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+        """On each device its own rows, then one sum. The partitioner would sum the gradient of a table after each of its uses,
+        and all gradients after each micro-batch. Numbers cross in the compute type, as the partitioner sends them."""
+        if self.devices == 1:
+            return function
+
+        def parts(whole: Any, rows: Batch) -> Any:
+            found = function(whole, rows)
+            sent = jax.tree.map(lambda x: x.astype(dtype) if x.ndim else x, found)
+            return jax.tree.map(lambda x, own: x.astype(own.dtype), jax.lax.psum(sent, "data"), found)
+
+        return jax.shard_map(parts, mesh=self.rows.mesh, in_specs=(self.whole.spec, self.rows.spec), out_specs=self.whole.spec,
+                             check_vma=False)   # which would sum once more
+
     def gather(self, tree: Any) -> Any:
         """All rows on every device."""
+        if mesh.apart():
+            return jax.tree.map(lambda x: jax.lax.all_gather(x, "data", tiled=True), tree)
         return mesh.hold(tree, lambda _: self.whole)
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function on every device's rows; nothing else is told of the mesh."""
-        return jax.shard_map(function, mesh=self.rows.mesh, in_specs=self.rows.spec, out_specs=self.rows.spec, check_vma=False)
+        return mesh.each(function, self.rows)
 
     def fetch(self, tree: Any) -> Any:
         """Whole arrays to numpy."""

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ecrec_jax import mesh
+from ecrec_jax import mesh, processes
 from ecrec_jax.block import pad_rows
 from ecrec_jax.types import Batch, InputError, Parameters
 
@@ -15,7 +15,7 @@ class Pmap:
     """`devices`: how many (null: all). Every array gets a leading axis of devices."""
 
     def __init__(self, devices: int | None):
-        if not mesh.alone():
+        if not processes.alone():
             raise InputError("strategy pmap works in one process: choose strategy=jit or strategy=fsdp")
         data = mesh.over(devices)
         self.devices, self.found, (self.rows, _) = data.size, list(data.devices), mesh.layouts(data)
@@ -42,6 +42,10 @@ class Pmap:
     def reduce(self, tree: Any) -> Any:
         """Sum over the devices."""
         return jax.lax.psum(tree, "data")
+
+    def total(self, function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+        """Sums over the devices, in the type that they have."""
+        return lambda *given: self.reduce(function(*given))
 
     def gather(self, tree: Any) -> Any:
         """All rows on every device."""
