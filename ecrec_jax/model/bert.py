@@ -76,7 +76,7 @@ class Intermediate(nnx.Module):
         self.dense, self.activation = linear(width, feed_forward, spread, rngs), activation(name)
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L F"]:
-        return self.activation(self.dense(x))
+        return self.activation(self.dense(x.reshape(-1, x.shape[-1]))).reshape(*x.shape[:-1], -1)   # TPUs keep less of a matrix
 
 
 class Layer(nnx.Module):
