@@ -96,12 +96,14 @@ HLO = """
   %ar = f32[5] all-reduce-start(f32[5] %a), channel_id=3
   %cp = (s8[6], s8[6], u32[], u32[]) collective-permute-start(%a), channel_id=4
   %rs = pred[3] reduce-scatter(%a), dimensions={0}
+  %p.1 = f32[] all-reduce(%a), channel_id=5, to_apply=%add, metadata={op_name="jit(step)/shard_map/psum" id=1}
+  %p.2 = (bf16[30], bf16[2]) all-reduce(%a, %b), channel_id=5, to_apply=%add, metadata={op_name="jit(step)/shard_map/psum"}
 """
 
 
 def test_collectives():
-    """4·30 + 2·7 once for channel 1; of asynchronous ones the result: 4·32, 4·5, 6; without a channel by name."""
-    assert compiler.collectives(HLO) == {"all-reduce": [134, 20], "all-gather": [128], "collective-permute": [6],
+    """4·30 + 2·7 once for channel 1; of asynchronous ones the result: 4·32, 4·5, 6; without a channel or in a shard_map by name."""
+    assert compiler.collectives(HLO) == {"all-reduce": [134, 20, 4, 64], "all-gather": [128], "collective-permute": [6],
                                          "reduce-scatter": [3]}
 
 
