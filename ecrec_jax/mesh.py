@@ -74,6 +74,11 @@ def each(function: Callable[..., Any], rows: NamedSharding) -> Callable[..., Any
     return jax.shard_map(function, mesh=rows.mesh, in_specs=rows.spec, out_specs=rows.spec, check_vma=False)
 
 
+def collect(tree: Any) -> Any:
+    """In a program of one device's rows: the rows of all."""
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, "data", tiled=True), tree)
+
+
 def fetch(tree: Any) -> Any:
     """Global arrays to numpy, whole on every process; what is spread over processes one array after the other, so that
     no device ever holds more than one of them whole."""

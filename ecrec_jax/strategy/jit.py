@@ -54,7 +54,7 @@ class Jit:
     def gather(self, tree: Any) -> Any:
         """All rows on every device."""
         if mesh.apart():
-            return jax.tree.map(lambda x: jax.lax.all_gather(x, "data", tiled=True), tree)
+            return mesh.collect(tree)
         return mesh.hold(tree, lambda _: self.whole)
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
