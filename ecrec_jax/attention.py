@@ -12,7 +12,7 @@ from ecrec_jax.block import dropout
 from ecrec_jax.types import InputError, Noise, Strategy
 
 LANES = 128                     # the kernel's blocks have a multiple of so many tokens
-LONG = 256                      # from so many tokens a row on the kernel needs less memory: docs/scale.md
+LONG = 256                      # shorter rows gain little memory by the kernel: docs/scale.md
 
 
 class Look(NamedTuple):
