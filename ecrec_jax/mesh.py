@@ -79,6 +79,21 @@ def collect(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.all_gather(x, "data", tiled=True), tree)
 
 
+def join(part: jax.Array, spec: PartitionSpec, dtype: str) -> jax.Array:
+    """In a program of one device's rows: the whole of an array that lies like `spec`, sent in `dtype`."""
+    if "data" not in spec:
+        return part
+    return jax.lax.all_gather(part.astype(dtype), "data", axis=spec.index("data"), tiled=True).astype(part.dtype)
+
+
+def share(whole: jax.Array, spec: PartitionSpec, dtype: str) -> jax.Array:
+    """In a program of one device's rows: this device's part of the sum of all devices' arrays, sent in `dtype`."""
+    sent = whole.astype(dtype)
+    if "data" not in spec:
+        return jax.lax.psum(sent, "data").astype(whole.dtype)
+    return jax.lax.psum_scatter(sent, "data", scatter_dimension=spec.index("data"), tiled=True).astype(whole.dtype)
+
+
 def fetch(tree: Any) -> Any:
     """Global arrays to numpy, whole on every process; what is spread over processes one array after the other, so that
     no device ever holds more than one of them whole."""

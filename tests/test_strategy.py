@@ -41,7 +41,7 @@ def share(tree):
     return max(held.values()) / sum(x.size for x in jax.tree.leaves(tree))
 
 
-def test_fsdp_gathers_each_weight_once_and_no_activation(divided):
+def test_fsdp_gathers_each_weight_and_sums_its_gradient_once_and_no_activation(divided):
     _, state, compiled, _, batch = divided
     text = compiled.as_text()
     spread = [name for name, x in state.trained.items() if not x.sharding.is_fully_replicated]
@@ -49,6 +49,9 @@ def test_fsdp_gathers_each_weight_once_and_no_activation(divided):
     shapes = sorted(shape for _, shape in gathers)
     print(f"{len(spread)} divided weights, {len(gathers)} gathers")
     assert len(spread) > 10 and shapes == sorted(",".join(map(str, state.trained[name].shape)) for name in spread)
+    parts = re.findall(r"= \S+\[([\d,]*)\]\S* reduce-scatter(?:-start)?\(", text)   # of the tied table too
+    assert sorted(parts) == sorted(",".join(map(str, state.trained[name].sharding.shard_shape(state.trained[name].shape)))
+                                   for name in spread)
     assert not re.search(r" (all-to-all|collective-permute)(-start)?\(", text)
     rows, length, slots = (*batch["tokens"].shape, batch["slot"].shape[1])
     leading = {int(n) for n in re.findall(r"\w\[(\d+)[,\]]", text)}

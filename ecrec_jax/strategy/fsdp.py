@@ -46,19 +46,34 @@ class Fsdp:
 
     def use(self, parameters: Parameters) -> Parameters:
         """Whole on every device, once for forward and backward pass: one gather a weight."""
-        return self.gather(parameters)
+        return parameters if mesh.apart() else self.gather(parameters)
 
     def reduce(self, tree: Any) -> Any:
-        """A sum in the program is a sum over the mesh; of an array each device needs its part alone."""
-        return mesh.hold(tree, self.layout)
+        """As it is: a sum in the program is a sum over the mesh."""
+        return tree
 
     def total(self, function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
-        """Sums over all rows, and of each gradient a device's own part; in the type that they have."""
-        return lambda *given: self.reduce(function(*given))
+        """On each device its own rows with whole weights, then of each sum its own part. The partitioner would sum the gradient
+        of a table after each of its uses, and all gradients after each micro-batch."""
+        if self.devices == 1:
+            return function
+
+        def summed(whole: tuple[Parameters, ...], rows: Batch) -> Any:
+            layouts = jax.tree.map(self.layout, whole)
+            specs = jax.tree.map(lambda layout: layout.spec, layouts)
+
+            def parts(whole: Any, rows: Batch) -> Any:
+                number, sums = function(jax.tree.map(lambda x, spec: mesh.join(x, spec, dtype), whole, specs), rows)
+                return jax.lax.psum(number, "data"), jax.tree.map(lambda x, spec: mesh.share(x, spec, dtype), sums, specs[0])
+
+            return jax.shard_map(parts, mesh=self.mesh, in_specs=(specs, self.rows.spec), out_specs=(self.whole.spec, specs[0]),
+                                 check_vma=False)(whole, rows)
+
+        return summed
 
     def gather(self, tree: Any) -> Any:
         """Whole on every device."""
-        return mesh.hold(tree, lambda _: self.whole)
+        return mesh.collect(tree) if mesh.apart() else mesh.hold(tree, lambda _: self.whole)
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function on every device's rows; nothing else is told of the mesh."""
