@@ -16,7 +16,7 @@ from ecrec_jax.types import Facts, InputError, State, Strategy
 
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|ragged-all-to-all|reduce-scatter"
 INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?%?(\S+) = (.*?) ({COLLECTIVES})(-start)?\(.*?(?:channel_id=(\d+)|$)"
-                         r"(?:.*(shard_map)/)?", re.M)
+                         r"(?:.*?chain_id=\"(\d+)\")?(?:.*(shard_map)/)?", re.M)
 ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
 MARGIN = 0.9   # of the rows that fit
 
@@ -94,18 +94,18 @@ def compiled(lowered: Any) -> Program:
 
 
 def collectives(text: str) -> dict[str, list[int]]:
-    """Operation -> bytes of the result of each, from the text of a compiled program; a channel counts once, but that of what stands
-    in a shard_map, which all share.
+    """Operation -> bytes of the result of each, from the text of a compiled program; a channel counts once, but that of what
+    stands in a shard_map, which all share. What is spread over several fusions (a chain) stands in each, and counts once.
 
     An asynchronous start shows operands and results side by side (but all-reduce-start): the second half counts.
     """
     found: dict[str, list[int]] = {}
     seen = set()
-    for name, result, operation, start, channel, shared in INSTRUCTION.findall(text):
-        one = name if shared else channel or name
+    for name, result, operation, start, channel, chain, shared in INSTRUCTION.findall(text):
+        sizes = [array_bytes(*array.groups()) for array in ARRAY.finditer(result)]
+        one = (chain, *sizes) if chain else name if shared else channel or name
         if one not in seen:
             seen.add(one)
-            sizes = [array_bytes(*array.groups()) for array in ARRAY.finditer(result)]
             if start and operation != "all-reduce":
                 sizes = sizes[len(sizes) // 2 :] if operation != "collective-permute" else sizes[1:2]
             found.setdefault(operation, []).append(sum(sizes))
