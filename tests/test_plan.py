@@ -97,6 +97,7 @@ HLO = """
   %cp = (s8[6], s8[6], u32[], u32[]) collective-permute-start(%a), channel_id=4
   %rs = pred[3] reduce-scatter(%a), dimensions={0}
   %p.1 = f32[] all-reduce(%a), channel_id=5, to_apply=%add, metadata={op_name="jit(step)/shard_map/psum" id=1}
+  %p.3 = (bf16[30], bf16[2]) all-reduce(%a, %b), channel_id=5, to_apply=%add
   %g.1 = bf16[8,4]{1,0:S(1)} all-gather(%a), channel_id=5, frontend_attributes={chain_id="7"}, metadata={op_name="shard_map/g"}
   %g.2 = bf16[8,4]{1,0} all-gather(%b), channel_id=5, frontend_attributes={chain_id="7"}, metadata={op_name="jit(s)/shard_map/g"}
   %g.3 = bf16[8,4]{1,0} all-gather(%b), channel_id=5, frontend_attributes={chain_id="9"}, metadata={op_name="jit(s)/shard_map/g"}
@@ -107,7 +108,7 @@ HLO = """
 def test_collectives():
     """4·30 + 2·7 once for channel 1; of asynchronous ones the result: 4·32, 4·5, 6; without a channel or in a shard_map by name;
     two parts of one chain once: 2·32."""
-    assert compiler.collectives(HLO) == {"all-reduce": [134, 20, 4, 64], "all-gather": [128, 64, 64], "collective-permute": [6],
+    assert compiler.collectives(HLO) == {"all-reduce": [134, 20, 4, 64, 64], "all-gather": [128, 64, 64], "collective-permute": [6],
                                          "reduce-scatter": [3]}
 
 

@@ -101,9 +101,11 @@ def collectives(text: str) -> dict[str, list[int]]:
     """
     found: dict[str, list[int]] = {}
     seen = set()
-    for name, result, operation, start, channel, chain, shared in INSTRUCTION.findall(text):
+    instructions = INSTRUCTION.findall(text)
+    shared = {channel for *_, channel, _, inside in instructions if inside}
+    for name, result, operation, start, channel, chain, _ in instructions:
         sizes = [array_bytes(*array.groups()) for array in ARRAY.finditer(result)]
-        one = (chain, *sizes) if chain else name if shared else channel or name
+        one = (chain, *sizes) if chain else name if channel in shared else channel or name
         if one not in seen:
             seen.add(one)
             if start and operation != "all-reduce":
