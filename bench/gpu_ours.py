@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from bench import serve, steps
+from bench import serve
 from ecrec_jax import build
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.text import Corpus
 from ecrec_jax.section import make
 from ecrec_jax.types import Example, Facts
+from ecrec_jax.use import steps
 from ecrec_jax.use.flops import model_flops
 
 CONF = Path(__file__).parent.parent / "conf"

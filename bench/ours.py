@@ -18,9 +18,10 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from jaxtyping import Array, Float
 
-from bench import serve, steps
+from bench import serve
 from ecrec_jax import block, build
 from ecrec_jax.types import Batch, Parameters
+from ecrec_jax.use import steps
 from experiments import launch, wiring
 
 JOBS = {"fine-tune": ["experiment=sentiment"], "masked-LM": ["experiment=pretrain"],

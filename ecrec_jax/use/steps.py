@@ -1,6 +1,7 @@
-"""Steps of training as a run makes them, for benchmarks: packing, feed thread and compiled step. No hydra."""
+"""Steps of training and evaluation as a run makes them, to be timed: packing, feed thread and compiled step."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ecrec_jax import build, step
 from ecrec_jax.data.feed import Feed, ahead
+from ecrec_jax.evaluate import Evaluator
 from ecrec_jax.types import State
 
 
@@ -35,3 +37,25 @@ def trainer(parts: build.Parts, feed: Feed) -> Callable[[int], int]:
         return tokens
 
     return run
+
+
+def evaluator(parts: build.Parts, feed: Feed) -> Callable[[int], None]:
+    """A function that evaluates batches of a split."""
+    trained, frozen = parts.peft.split(parts.parameters)
+    program = Evaluator(parts, parts.strategy.place(frozen | parts.constants))
+    trained, given = parts.strategy.place(trained), batches(parts, feed, None)
+
+    def run(count: int) -> None:
+        for batch, _ in itertools.islice(given, count):
+            jax.block_until_ready(program.program(trained, program.constant, batch))
+
+    return run
+
+
+def seconds(run: Callable[[int], Any], count: int) -> tuple[float, float]:
+    """(seconds of the first call, which compiles; seconds of each of `count` after it)."""
+    began = time.perf_counter()
+    run(1)
+    between = time.perf_counter()
+    run(count)
+    return between - began, (time.perf_counter() - between) / count
