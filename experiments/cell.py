@@ -15,14 +15,17 @@ from experiments.record import code_hash
 
 @dataclasses.dataclass
 class Cell:
-    """One run of a row: its folder follows from what it is, so a changed row never meets an old folder."""
+    """One run of a row: its folder follows from configuration and data, so a changed row never meets an old folder. `absent`:
+    what it needs and isn't there; `error`: why it failed."""
 
     row: str
     seed: int
     command: str
     overrides: list[str]
+    config: dict[str, Any]
     folder: Path
     source: "Cell | None"
+    absent: str | None = None
     error: str | None = None
 
     def summary(self) -> dict[str, Any] | None:
@@ -32,14 +35,25 @@ class Cell:
 
     def stale(self) -> bool:
         """Whether other code made it."""
-        made = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["code"]
-        return made != code_hash()
+        return self.made_by() != code_hash()
+
+    def made_by(self) -> str:
+        """The mark of the code that made it."""
+        return json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["code"]
+
+    def put_aside(self) -> None:
+        """Keep what other code made under another name, so that it is made again."""
+        other, count = self.folder.with_name(f"{self.folder.name}.{self.made_by()}"), 0
+        while other.exists():
+            count += 1
+            other = other.with_name(f"{self.folder.name}.{self.made_by()}.{count}")
+        self.folder.rename(other)
 
 
 def run(cell: Cell) -> None:
     """Make one cell in a process of its own; what it prints goes to its folder. A failure becomes the cell's text."""
     if cell.source is not None:
-        if cell.source.error:
+        if cell.source.summary() is None:
             cell.error = f"{cell.source.row} failed"
             return
         out = cell.source.folder / "export"

@@ -31,8 +31,9 @@ def curves(folder: Path) -> None:
     save(figure, folder / "plots" / "curves.png")
 
 
-def bars(cells: Mapping[str, Mapping[str, tuple[float, float]]], columns: Sequence[str], path: Path) -> None:
-    """One panel a column, one bar a row with its standard deviation."""
+def bars(cells: Mapping[str, Mapping[str, tuple[float, float]]], columns: Sequence[str], path: Path,
+         published: Mapping[str, Mapping[str, float]]) -> None:
+    """One panel a column, one bar a row with its standard deviation, and a diamond where a published value lies."""
     figure, axes = plt.subplots(1, len(columns), figsize=(4.5 * len(columns) + 2, 0.45 * len(cells) + 1.4), sharey=True,
                                 constrained_layout=True, squeeze=False)
     names = list(cells)[::-1]
@@ -42,8 +43,12 @@ def bars(cells: Mapping[str, Mapping[str, tuple[float, float]]], columns: Sequen
                 mean, std = cells[name][column]
                 axis.barh(i, mean, xerr=std, color="tab:blue", alpha=0.8, capsize=3)
                 axis.text(0.02, i, f"{mean:.3f}", va="center", color="white", transform=axis.get_yaxis_transform())
+            if column in published.get(name, {}):
+                axis.plot(published[name][column], i, marker="D", color="tab:orange", label="published")
         axis.set(title=column, yticks=range(len(names)), yticklabels=names)
         axis.grid(axis="x", alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(*[x[:1] for x in axis.get_legend_handles_labels()], fontsize=8)
     save(figure, path)
 
 

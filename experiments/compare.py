@@ -1,0 +1,85 @@
+"""Rows against rows: on the same test examples, is a difference more than chance?"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ecrec_jax.use.significance import FEW, Counts, Difference, Metric, compare, counts_of, holm
+from experiments.cell import Cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two rows in one column; `holm` is the corrected p, None where there are too few seeds to claim anything."""
+
+    first: str
+    second: str
+    column: str
+    found: Difference
+    holm: float | None
+
+
+def pairs(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell], columns: Mapping[str, Any]) -> list[Pair]:
+    """Each row against those its `against` names; where no row of the table has one, all against all. Only pairs that were
+    tested on the same examples, in columns whose metric is a function of means over examples."""
+    shown = [row for row in rows if not row.get("hidden")]
+    done = {row["name"]: [c for c in cells.values() if c.row == row["name"] and c.summary() is not None] for row in shown}
+    asked = [(row["name"], other) for row in shown for other in row["against"]]
+    if not any(row["against"] for row in rows):
+        asked = [(b["name"], a["name"]) for a, b in itertools.combinations(shown, 2)]
+    known: dict[tuple[str, str], tuple[Any, list[Counts], Metric] | None] = {}
+    found: list[tuple[str, str, str, Difference, bool]] = []
+    for (one, two), column in itertools.product(asked, columns):
+        for name in (one, two):
+            if (name, column) not in known:
+                known[name, column] = counts(done.get(name, []), column)
+        a, b = known[one, column], known[two, column]
+        if a is None or b is None or not same(a[0], b[0]):
+            continue
+        enough = all(len(done[name]) >= FEW or done[name][0].command == "baseline" for name in (one, two))   # no chance in those
+        found.append((one, two, column, compare(a[1], b[1], a[2]), enough))
+    corrected = iter(holm([difference.p for *_, difference, enough in found if enough]))
+    return [Pair(one, two, column, difference, next(corrected) if enough else None)
+            for one, two, column, difference, enough in found]
+
+
+def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metric] | None:
+    """(examples and labels, what each run's predictions add to the metric, the metric); None where they say nothing of it."""
+    split, _, name = column.partition("/")
+    made, about = [], None
+    for cell in cells:
+        path = cell.folder / "predictions" / f"{split}.parquet"
+        if not path.is_file():
+            return None
+        table = pq.read_table(path)
+        label, prediction, classes = answers(table)
+        mine = (np.asarray(table["example"]), label)
+        if about is not None and not same(about, mine):
+            return None
+        found = counts_of(name, label, prediction, classes)
+        if found is None:
+            return None
+        about = mine
+        made.append(found[0])
+    return (about, made, found[1]) if made else None
+
+
+def answers(table: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    """(labels, predictions, how many classes) of a run's predictions: ids, several of them, or numbers."""
+    if "label_id" not in table.column_names:
+        return np.asarray(table["label"], "f8"), np.asarray(table["prediction"], "f8"), 0
+    classes = len(table["scores"][0])
+    sides = [table[name].to_pylist() for name in ("label_id", "prediction_id")]
+    if isinstance(sides[0][0], list):
+        several = [np.array([np.isin(np.arange(classes), ids) for ids in side]) for side in sides]
+        return several[0], several[1], classes
+    return np.array(sides[0]), np.array(sides[1]), classes
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two tests are of the same examples with the same labels."""
+    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))

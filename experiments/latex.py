@@ -1,0 +1,43 @@
+"""A table as LaTeX for booktabs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.sheet import Line
+
+SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "†": r"$\dagger$",
+           "‡": r"$\ddagger$", "<": r"$<$", ">": r"$>$", "|": r"$|$"}
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(SPECIAL.get(sign, sign) for sign in text)
+
+
+def tabular(table: Mapping[str, Any], lines: "Sequence[Line]") -> str:
+    """A tabular environment: best mean of each column and test set in bold, the second underlined, published values beside."""
+    columns = table["columns"]
+    beside = [key for key in columns if any(key in line.published for line in lines)]
+    heads = [title for key, spec in columns.items() for title in (spec["title"], *(["published"] if key in beside else []))]
+    rows = []
+    for line in lines:
+        cells = []
+        for key, spec in columns.items():
+            cells.append(number(line, key, spec["digits"]))
+            if key in beside:
+                cells.append(f"{line.published[key]['value']:.{spec['digits']}f}" if key in line.published else "")
+        rows.append(" & ".join([escaped(line.name + line.marks), *cells]) + r" \\")
+    title = " & ".join(["", *map(escaped, heads)]) + r" \\"
+    return "\n".join([f"% {table['title']}; needs \\usepackage{{booktabs}}", rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+                      r"\toprule", title, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def number(line: "Line", key: str, digits: int) -> str:
+    """A cell."""
+    if key not in line.numbers:
+        return "--"
+    x = line.numbers[key]
+    said = f"{x.mean:.{digits}f}" + (rf" $\pm$ {x.std:.{digits}f}" if len(x.runs) > 1 else "")
+    return {1: rf"\textbf{{{said}}}", 2: rf"\underline{{{said}}}"}.get(x.place, said)

@@ -1,0 +1,110 @@
+"""The rows of conf/table/NAME.yaml: checked, their grids written out."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ecrec_jax.section import shown
+from ecrec_jax.types import InputError
+
+KEYS = {"name", "command", "overrides", "from", "seeds", "hidden", "grid", "against", "published"}
+PUBLISHED = {"value", "std", "tolerance", "source", "beside"}
+COLUMN = {"title", "digits", "better"}
+
+
+def rows_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every row without a grid: name, command, overrides, and what else it has.
+
+    Raises:
+        InputError: a key, name, command, `from`, `against` or published value that can't be used.
+    """
+    columns(table)
+    rows = [made for i, row in enumerate(table["rows"]) for made in written_out(row, f"table.rows[{i}]")]
+    names = [row["name"] for row in rows]
+    for i, row in enumerate(rows):
+        if names.count(row["name"]) > 1:
+            raise InputError(f"two rows of the table are named {row['name']!r}")
+        if row.get("from") is not None and row["from"] not in names[:i]:
+            raise InputError(f"row {row['name']!r}, from: {row['from']!r} is no row above it")
+        for name in row["against"]:
+            if name not in names or name == row["name"]:
+                raise InputError(f"row {row['name']!r}, against: {name!r} is no other row")
+        for key, node in (row.get("published") or {}).items():
+            published(node, key, table, f"row {row['name']!r}, published")
+    return rows
+
+
+def columns(table: Mapping[str, Any]) -> None:
+    """Whether the columns are columns.
+
+    Raises:
+        InputError: they aren't.
+    """
+    for key, node in table["columns"].items():
+        wrong = set(node) - COLUMN
+        if wrong or not {"title", "digits"} <= set(node) or node.get("better", "max") not in ("max", "min"):
+            raise InputError(f"table.columns.{key} must be {{title: NAME, digits: NUMBER, better: max or min}}")
+
+
+def published(node: Any, key: str, table: Mapping[str, Any], where: str) -> None:
+    """Whether a published value is one.
+
+    Raises:
+        InputError: it isn't.
+    """
+    if key not in table["columns"]:
+        raise InputError(f"{where}: {key} is none of the columns {', '.join(table['columns'])}")
+    if not isinstance(node, dict) or set(node) - PUBLISHED or not {"value", "source"} <= set(node):
+        raise InputError(f"{where}.{key} needs value and source, knows {', '.join(sorted(PUBLISHED))}")
+
+
+def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """A row for every choice of its grid's axes, whose labels replace {axis} in name, from and against.
+
+    An axis lists values of a key of that name, or maps labels to overrides, or to further keys of a row.
+    """
+    if not isinstance(row, dict) or set(row) - KEYS or not isinstance(row.get("name"), str) or not row["name"]:
+        raise InputError(f"{where} needs a name, knows {', '.join(sorted(KEYS))}")
+    axes = {axis: values if isinstance(values, dict) else {label(x): f"{axis}={word(x)}" for x in values}
+            for axis, values in (row.get("grid") or {}).items()}
+    for chosen in itertools.product(*(values.items() for values in axes.values())):
+        made: dict[str, Any] = {"command": "train", **row, "overrides": list(row.get("overrides") or [])}
+        made.pop("grid", None)
+        for _, part in chosen:
+            extra = part if isinstance(part, dict) else {"overrides": [part] if isinstance(part, str) else list(part)}
+            made |= {key: x for key, x in extra.items() if key != "overrides"}
+            made["overrides"] += extra.get("overrides", [])
+        labels = {axis: name for axis, (name, _) in zip(axes, chosen, strict=True)}
+        against = made.get("against") or []
+        made["against"] = [against] if isinstance(against, str) else list(against)
+        for key in ("name", "from"):
+            made[key] = filled(made[key], labels, where) if made.get(key) else None
+        made["against"] = [filled(name, labels, where) for name in made["against"]]
+        if set(made) - KEYS or made["command"] not in ("train", "baseline"):
+            raise InputError(f"{where}: command must be train or baseline, and a row knows {', '.join(sorted(KEYS))}")
+        yield made
+
+
+def filled(text: str, labels: Mapping[str, str], where: str) -> str:
+    """A text with the labels of the axes it names.
+
+    Raises:
+        InputError: there is no such axis.
+    """
+    for axis in re.findall(r"\{([^{}]+)\}", text):
+        if axis not in labels:
+            raise InputError(f"{where}: {{{axis}}} in {text!r} is no axis of its grid ({', '.join(labels) or 'it has none'})")
+    return re.sub(r"\{([^{}]+)\}", lambda hit: labels[hit[1]], text)
+
+
+def label(value: Any) -> str:
+    """A value as it is read."""
+    return value if isinstance(value, str) else word(value)
+
+
+def word(value: Any) -> str:
+    """A value as an override takes it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(word, value))}]"
+    return value if isinstance(value, str) else shown(value)
