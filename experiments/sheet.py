@@ -67,7 +67,7 @@ def place(line: Line, key: str, lines: Sequence[Line], groups: Mapping[str, str]
     """The rank of a row in a column among those of its group; 0 where it is alone."""
     sign = -1 if table["columns"][key].get("better", "max") == "min" else 1
     values = [sign * other.numbers[key].mean for other in lines if key in other.numbers and groups[other.name] == groups[line.name]]
-    return 1 + sum(x > sign * line.numbers[key].mean for x in values) if len(values) > 1 else 0
+    return 1 + len({x for x in values if x > sign * line.numbers[key].mean}) if len(values) > 1 else 0
 
 
 def verdict(line: Line, key: str, digits: int) -> str:
