@@ -71,8 +71,9 @@ def constructors(config: Mapping[str, Any], noun: str) -> dict[str, Any]:
     return {name: value for name, value in config[noun].items() if name not in OURS.get(noun, ())}
 
 
-def build(config: Mapping[str, Any]) -> Parts:
-    """All parts of a new run: checkpoint, tokenizer, data, facts, model, head, task, optimizer, in this order.
+def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
+    """All parts of a new run: checkpoint, tokenizer, data, facts, model, head, task, optimizer, in this order. Data that is the
+    same as that of a run `like` it is not read again.
 
     Raises:
         InputError: whatever of the config, the checkpoint or the data can't be used.
@@ -89,7 +90,10 @@ def build(config: Mapping[str, Any]) -> Parts:
     facts = dataclasses.replace(facts, **(words | {"vocabulary": facts.vocabulary or words["vocabulary"]}))
     data = make(config["data"], "data", Facts())
     longest = min(data.max_length, facts.positions)
-    corpus = data.load(folder, longest)
+    if like is not None and like.tokenizer == folder and not config["data"].get("augment"):   # which depends on the seed
+        corpus = dataclasses.replace(like.corpus, report=dict(like.corpus.report))
+    else:
+        corpus = data.load(folder, longest)
     if config["data"].get("augment"):
         corpus = copies.add(corpus, data, folder, longest, config["seed"])
     facts = dataclasses.replace(facts, **corpus.facts)

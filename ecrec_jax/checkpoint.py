@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from ecrec_jax import processes
 from ecrec_jax.types import InputError, Parameters, State
 
+WRITING = threading.Lock()   # runs of one process save one after the other: stderr is theirs together
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
@@ -123,7 +125,7 @@ class Checkpoints:
         """
         for last in (False, True):
             try:
-                with silent():
+                with WRITING, silent():
                     save()
                 return
             except (OSError, ValueError) as error:

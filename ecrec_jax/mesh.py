@@ -94,6 +94,15 @@ def share(whole: jax.Array, spec: PartitionSpec, dtype: str) -> jax.Array:
     return jax.lax.psum_scatter(sent, "data", scatter_dimension=spec.index("data"), tiled=True).astype(whole.dtype)
 
 
+def row(x: jax.Array, index: int) -> np.ndarray:
+    """One row to numpy, of an array whose rows are divided: its own device alone is asked, so that threads may do it."""
+    for part in x.addressable_shards:
+        first = part.index[0].start or 0
+        if first <= index < first + part.data.shape[0]:
+            return np.asarray(part.data[index - first])
+    raise IndexError(f"row {index} of {x.shape[0]}")
+
+
 def fetch(tree: Any) -> Any:
     """Global arrays to numpy, whole on every process; what is spread over processes one array after the other, so that
     no device ever holds more than one of them whole."""

@@ -1,5 +1,6 @@
 """The one train step, with holes for task, peft, gradient, optimizer and strategy; and its evaluating sister."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,17 @@ from ecrec_jax.net import Graph
 from ecrec_jax.types import Batch, Gradient, Noise, Optimizer, Parameters, Peft, State, Strategy, Task
 
 Logs = dict[str, Any]
+
+
+def numbered(task: Task, constant: Parameters) -> Task:
+    """The task with the numbers that stand as `task.NAME` among the constants: those of one run of several in a program."""
+    mine = {name.removeprefix("task."): x for name, x in constant.items() if name.startswith("task.")}
+    if not mine:
+        return task
+    changed = copy.copy(task)
+    for name, x in mine.items():   # not through its constructor, whose checks need numbers that are known
+        object.__setattr__(changed, name, x)
+    return changed
 
 
 def make_step(
@@ -33,7 +45,7 @@ def make_step(
             def local(trained: Parameters, rows: Batch) -> Any:
                 net = graph.net(strategy.use(peft.merge(trained, constant)))
                 outputs = net(rows, Noise(noise, rows["row"]), strategy)
-                return (task.loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
+                return (numbered(task, constant).loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
 
             return gradient(local, trained, rows)
 
@@ -55,7 +67,7 @@ def make_columns(
 
     def columns(trained: Parameters, constant: Parameters, batch: Batch) -> Logs:
         outputs = graph.net(strategy.use(peft.merge(trained, constant)))(batch, None, strategy)
-        found = task.columns(outputs, batch) | {"loss": task.loss(outputs, batch, strategy.gather)}
+        found = task.columns(outputs, batch) | {"loss": numbered(task, constant).loss(outputs, batch, strategy.gather)}
         return strategy.gather(found | {key: batch[key] for key in ("label", "weight", "example")})
 
     return columns

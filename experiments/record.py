@@ -24,7 +24,7 @@ from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
 from experiments import saved
 
-FREE = ("run_dir", "data.root", "strategy", "tracker", "debug")   # keys that may change when a run goes on
+FREE = ("run_dir", "replicas", "data.root", "strategy", "tracker", "debug")   # keys that may change when a run goes on
 UNNAMED = ("run_dir=", "experiment=", "seed=", "tracker.", "strategy.coordinator=", "strategy.process")   # not in a folder name
 ROOT = Path(__file__).parent.parent
 

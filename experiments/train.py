@@ -9,7 +9,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
             parts = processes.together(lambda: build.build(changed))
             copied = parts.corpus.report.get(COPIES, {}).get("sha256")
             processes.same([parts.corpus.digest, copied], "the data")
-            processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
-            about = processes.agree(lambda: describe(parts, folder) | computing(changed, parts))
-            told: dict[str, Any] = {}
-            processes.agree(lambda: told.update(trackers(config, folder)))
-            loop = Loop(parts, wiring.plan_of(changed), folder, told, stop)
+            loop, about = begin(config, changed, parts, folder, stop)
             summary = loop.run() | about | {"wall_seconds": loop.wall(began)}
             processes.agree(lambda: finish(loop, summary, folder))
         elif processes.first():
@@ -52,6 +48,17 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     if processes.first():
         show(summary, plan.best["metric"], folder)
     return summary
+
+
+def begin(config: Mapping[str, Any], changed: Mapping[str, Any], parts: build.Parts, folder: Path,
+          stop: Callable[[], bool]) -> tuple[Loop, dict[str, Any]]:
+    """(the loop of a run, what its summary says besides)."""
+    copied = parts.corpus.report.get(COPIES, {}).get("sha256")
+    processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
+    about = processes.agree(lambda: describe(parts, folder) | computing(changed, parts))
+    told: dict[str, Any] = {}
+    processes.agree(lambda: told.update(trackers(config, folder)))
+    return Loop(parts, wiring.plan_of(changed), folder, told, stop), about
 
 
 def take(config: Mapping[str, Any], folder: Path, held: contextlib.ExitStack) -> dict[str, Any] | None:
@@ -155,7 +162,12 @@ def show(summary: Mapping[str, Any], metric: str, folder: Path) -> None:
 
 def main(config: dict[str, Any]) -> None:
     """The command."""
-    train(config)
+    if config.get("replicas") is None:
+        train(config)
+    else:
+        from experiments import replicas
+
+        replicas.train(config)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ecrec_jax.types import Facts, InputError
 
 NOUNS = ("data", "model", "head", "task", "peft", "gradient", "optimizer", "strategy")
 ROOTS = [field.name for field in dataclasses.fields(Plan)]
+KEYS = (*NOUNS, "tracker", *ROOTS, "run_dir", "replicas")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -58,8 +59,8 @@ def known(config: Mapping[str, Any]) -> None:
         InputError: the first that isn't.
     """
     for name in config:
-        if name not in (*NOUNS, *ROOTS, "tracker", "run_dir"):
-            raise InputError(f"{name} is not a key of a run; it has {', '.join((*NOUNS, 'tracker', *ROOTS, 'run_dir'))}")
+        if name not in KEYS:
+            raise InputError(f"{name} is not a key of a run; it has {', '.join(KEYS)}")
     for name in (*NOUNS, "tracker"):
         if not isinstance(config.get(name), dict):
             raise InputError(f"{name} is missing: choose one, {name}=NAME")

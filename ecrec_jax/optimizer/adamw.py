@@ -39,6 +39,7 @@ class Adamw:
     decay: list[str]
     no_decay: list[str]
     steps: int
+    leaves = ("learning_rate", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "clip")   # in the state: replicas may differ
 
     def __post_init__(self):
         for name in ("warmup", "beta1", "beta2"):
@@ -50,11 +51,10 @@ class Adamw:
             if (getattr(self, name) or 0) < 0 or (name == "clip" and self.clip == 0):
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}, must not be negative")
 
-    def factor(self, step: Any) -> Float[Array, ""]:
-        """What the rate is multiplied by at a step: up linearly during warm-up, then as the schedule says; clamped."""
-        warm = round(self.warmup * self.steps)
-        rise = jnp.minimum((step + 1) / max(warm, 1), 1.0) if warm else 1.0
-        share = jnp.clip((step - warm) / max(self.steps - warm, 1), 0.0, 1.0)
+    def factor(self, step: Any, warm: Any, steps: Any) -> Float[Array, ""]:
+        """What the rate is multiplied by at a step: up linearly over `warm` steps, then as the schedule says; clamped."""
+        rise = jnp.minimum((step + 1) / jnp.maximum(warm, 1), 1.0)
+        share = jnp.clip((step - warm) / jnp.maximum(steps - warm, 1), 0.0, 1.0)
         fall = {"linear": 1 - share, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * share)), "constant": 1.0}[self.schedule]
         return jnp.asarray(rise * fall, jnp.float32)
 
@@ -73,16 +73,17 @@ class Adamw:
         """The chain for these parameters; its numbers are leaves of the state, so that replicas may differ in them."""
         mask, shares = self.decayed(paths), self.shares(paths)
 
-        def chain(learning_rate: Any, weight_decay: Any, beta1: Any, beta2: Any, epsilon: Any,
+        def chain(learning_rate: Any, weight_decay: Any, beta1: Any, beta2: Any, epsilon: Any, warm: Any, steps: Any,
                   clip: Any = None) -> optax.GradientTransformation:
             parts = [optax.scale_by_adam(beta1, beta2, epsilon), optax.add_decayed_weights(weight_decay, mask),
                      optax.stateless(lambda updates, _: {path: x * shares[path] for path, x in updates.items()}),
-                     optax.scale_by_schedule(self.factor), optax.scale_by_learning_rate(learning_rate)]
+                     optax.scale_by_schedule(lambda step: self.factor(step, warm, steps)),
+                     optax.scale_by_learning_rate(learning_rate)]
             return optax.chain(*([] if clip is None else [optax.stateless(lambda updates, _: clipped(updates, clip))]), *parts)
 
         numbers = {} if self.clip is None else {"clip": self.clip}
         return optax.inject_hyperparams(chain)(self.learning_rate, self.weight_decay, self.beta1, self.beta2, self.epsilon,
-                                               **numbers)
+                                               round(self.warmup * self.steps), self.steps, **numbers)
 
     def init(self, trained: Parameters) -> Any:
         """The state at step 0."""
@@ -94,4 +95,5 @@ class Adamw:
 
     def learning_rate_at(self, opt: Any) -> Float[Array, ""]:
         """The rate that the last update used."""
-        return opt.hyperparams["learning_rate"] * self.factor(opt.count - 1)
+        numbers = opt.hyperparams
+        return numbers["learning_rate"] * self.factor(opt.count - 1, numbers["warm"], numbers["steps"])

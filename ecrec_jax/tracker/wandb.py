@@ -29,7 +29,8 @@ class Wandb:
             del os.environ["WANDB_MODE"]
         self.run = wandb.init(project=self.project, name=name, group=self.group, tags=self.tags, config=self.config,
                               dir=self.folder, id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
-                              resume="allow", settings=wandb.Settings(silent=True, disable_git=True, console="off"))
+                              resume="allow", reinit="create_new",   # runs of one process stand side by side
+                              settings=wandb.Settings(silent=True, disable_git=True, console="off"))
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step", summary="none")
 

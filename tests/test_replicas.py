@@ -1,0 +1,103 @@
+"""Runs that share a program are the runs that they would be alone."""
+
+import dataclasses
+import json
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from ecrec_jax.replicas import Group, Replica
+from tests import world
+from tests.test_commands import TINY, call
+
+SMALL = ["experiment=sentiment", *TINY, "data.limit=70", "data.batch_size=16", "epochs=2", "log_every=1", "tracker=[jsonl]"]
+
+
+def side_by_side(made, given, seeds, devices=1):
+    """The curves of runs in one program, each in its thread."""
+    group, found, errors = Group(len(made), devices), {}, []
+
+    def one(i):
+        try:
+            found[i] = world.curve(dataclasses.replace(made[i], strategy=Replica(group, i)), given[i], seeds[i])
+        except Exception as error:  # noqa: BLE001 (shown below)
+            errors.append(error)
+        finally:
+            group.leave(i)
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(len(made))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    return [found[i] for i in range(len(made))]
+
+
+@pytest.mark.parametrize("task,more", [("classification", "peft=bitfit"), ("masked_lm", "gradient=accumulate"),
+                                       ("simcse", "peft=full")])
+def test_each_is_the_run_that_it_would_be_alone(task, more):
+    """Own initialisation, dropout, order, rates and number of steps; ten steps to 1e-5."""
+    numbers = ["optimizer.learning_rate=2e-2", "optimizer.warmup=0.5", "optimizer.weight_decay=0.1"]
+    made = [world.parts(task, more, seed=0), world.parts(task, more, *numbers, seed=7)]
+    steps = world.batches(made[0].task, task)
+    given, seeds = [steps, steps[::-1][:7]], [0, 7]
+    alone = [world.curve(one, batches, seed) for one, batches, seed in zip(made, given, seeds, strict=True)]
+    for (losses, end), (reference, last) in zip(side_by_side(made, given, seeds), alone, strict=True):
+        assert losses == pytest.approx(reference, rel=1e-5, abs=1e-5) and len(losses) == len(reference)
+        for name, x in last.items():
+            np.testing.assert_allclose(end[name], x, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert abs(alone[0][0][:7] - alone[1][0]).min() > 1e-4   # they do differ
+
+
+def test_on_devices_they_exchange_nothing():
+    """Six runs on eight devices: two on each of two; the same curves as on one, and no collective."""
+    made = [world.parts("classification", seed=i) for i in range(6)]
+    given = [world.batches(one.task, "classification")[:3] for one in made]
+    here, spread = (side_by_side(made, given, range(6), devices) for devices in (1, None))
+    for one, other in zip(here, spread, strict=True):
+        assert one[0] == pytest.approx(other[0], rel=1e-6)
+    group = Group(8, None)
+    group.compile("step", lambda state, constant, batch: (state + (constant * batch).sum(), {}), True)
+    rows = group.place([np.ones(3, "f4")] * 8)
+    text = group.programs["step"].lower(rows, group.place([np.bool_(True)] * 8), rows, rows).compile().as_text()
+    assert group.mesh.size == 8 and "all-" not in text and "collective" not in text
+
+
+def test_command(tmp_path):
+    """Two runs that differ in seed, rate and smoothing; alone they log the same; a second start finds them finished."""
+    runs = "{seed: [3, 4], optimizer.learning_rate: [1e-3, 2e-3], task.label_smoothing: [0.0, 0.2]}"
+    assert call("train", *SMALL, f"replicas={runs}", f"run_dir={tmp_path / 'both'}") == 0
+    folder = tmp_path / "both" / "seed_4-learning_rate_0.002-label_smoothing_0.2"
+    assert call("train", *SMALL, "seed=4", "optimizer.learning_rate=2e-3", "task.label_smoothing=0.2",
+                f"run_dir={tmp_path / 'alone'}") == 0
+    read = lambda where: [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
+    ours, alone = read(folder), read(tmp_path / "alone")
+    assert len(ours) == len(alone) > 8 and [row["step"] for row in ours] == [row["step"] for row in alone]
+    for mine, other in zip(ours, alone, strict=True):
+        for key in (key for key in other if key.endswith(("loss", "learning_rate", "accuracy"))):
+            assert mine[key] == pytest.approx(other[key], rel=2e-5, abs=1e-5), (mine["step"], key)
+    one, two = (json.loads((where / "summary.json").read_text()) for where in (folder, tmp_path / "alone"))
+    assert one["replicas"] == 2 and one["test/accuracy"] == pytest.approx(two["test/accuracy"]) and one["steps"] == two["steps"]
+    stamp = (folder / "summary.json").stat().st_mtime_ns
+    assert call("train", *SMALL, f"replicas={runs}", f"run_dir={tmp_path / 'both'}") == 0
+    assert (folder / "summary.json").stat().st_mtime_ns == stamp
+    assert call("evaluate", f"run_dir={folder}", "split=test") == 0
+
+
+@pytest.mark.parametrize("given,said", [
+    ("replicas=0", "must be a number of seeds"), ("'replicas={seed:[0,1],task.label_smoothing:[0.1]}'", "same length"),
+    ("replicas={data.batch_size:[1,2]}", "data.batch_size can't differ"), ("replicas={seed:[1,1]}", "two of the runs"),
+    ("replicas={task.multi_label:[true,false]}", "task.multi_label can't differ"),
+    ("replicas={optimizer.layer_decay:[0.9,1.0]}", "optimizer.layer_decay can't differ"),
+    ("replicas={task.label_smoothing:[0.1,2.0]}", "must be 0 or more, below 1")])
+def test_what_can_not_run_together(given, said, tmp_path, capsys):
+    assert call("train", *SMALL, given.strip("'"), f"run_dir={tmp_path}") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_another_strategy_is_refused(tmp_path, capsys):
+    assert call("train", *SMALL, "replicas=2", "strategy=fsdp", f"run_dir={tmp_path}") == 2
+    assert "choose strategy=jit" in capsys.readouterr().err and jax.device_count() == 8
