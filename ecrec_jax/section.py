@@ -139,7 +139,7 @@ def describe(hint: Any) -> str:
         return NAMES[hint]
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is dict:
-        return "sections of the config"
+        return "pairs of texts" if parts[1] is str else "sections of the config"
     if typing.get_origin(hint) is typing.Literal:
         return ("one of " if len(parts) > 1 else "") + ", ".join(map(str, parts))
     if typing.get_origin(hint) in (list, tuple):

@@ -18,7 +18,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
 from ecrec_jax import source
-from ecrec_jax.data import read
+from ecrec_jax.data import file
 from ecrec_jax.evaluate import Interrupted
 from ecrec_jax.types import InputError
 from experiments import record, wiring
@@ -56,8 +56,7 @@ def needs(config: Mapping[str, Any], start: Cell | None) -> tuple[list[str], str
     """(digests of the data files, what isn't there)."""
     data, model = config["data"], config["model"]
     try:
-        paths = data["path"].values() if isinstance(data["path"], dict) else [data["path"]]
-        digests = [digest(read.locate(path, data["root"], "data.path")) for path in paths]
+        digests = [digest(path) for path in file.located(data["path"], data["root"], data.get("source")).values()]
         if start is not None:
             return digests, start.absent
         if model["checkpoint"] and "baseline" not in config:

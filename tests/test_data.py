@@ -25,7 +25,7 @@ ROWS = [{"text": "soft, warm", "label": "good"}, {"text": 'a "quote"', "label": 
 
 def text(path, **changes):
     """conf/data/file.yaml as an object, with some keys changed."""
-    node = yaml.safe_load(FILE.read_text()) | {"path": str(path), "root": "data"} | changes
+    node = yaml.safe_load(FILE.read_text()) | {"path": str(path) if isinstance(path, Path) else path, "root": "data"} | changes
     return make(node, "data", Facts())
 
 
@@ -185,6 +185,87 @@ def test_given_splits(tmp_path):
     write(tmp_path / "a.csv", many("ab" * 12, split=["train"] * 20 + ["test"] * 4))
     corpus = load(tmp_path / "a.csv", split_column="split")   # valid is drawn from train
     assert indices(corpus, "test") == [20, 21, 22, 23] and 0 < len(indices(corpus, "valid")) < 5
+
+
+def parted(folder, **texts):
+    """{split: file} of lines."""
+    for name, lines in texts.items():
+        (folder / f"{name}.txt").write_bytes(lines.encode("latin-1"))
+    return {name: str(folder / f"{name}.txt") for name in texts}
+
+
+LINES = {"pattern": r"(?P<label>[A-Z]+)(:(?P<fine>\w+))? (?P<text>.*)", "encoding": "latin-1", "valid_fraction": 0.5}
+
+
+def test_a_file_a_split(tmp_path):
+    """Rows are numbered through train, valid, test, in whatever order the files are named; what has no file is drawn."""
+    path = parted(tmp_path, test="A ten\n", valid="B eight\n", train="A:x one\nB:y caf\xe9 \x85 two\r\n\n B\nA three\nB four")
+    path.pop("valid")
+    with pytest.raises(InputError, match="train.txt, line 4: data.pattern doesn't fit ' B'"):
+        load(path, **LINES)
+    path |= parted(tmp_path, train="A:x one\nB:y caf\xe9 \x85 two\r\n\nA three\nB four")
+    corpus = load(path, **LINES)
+    assert (indices(corpus, "test"), corpus.texts["test"], len(corpus.examples["valid"])) == ([4], ["ten"], 2)
+    path |= parted(tmp_path, valid="B eight\n")
+    corpus = load(path, **LINES)
+    assert corpus.texts == {"train": ["one", "café two", "three", "four"], "valid": ["eight"], "test": ["ten"]}
+    assert [indices(corpus, name) for name in path if name != "train"] == [[5], [4]] and corpus.facts["labels"] == ("A", "B")
+    before = corpus.digest
+    parted(tmp_path, test="A eleven\n")
+    assert load(path, **LINES).digest != before
+    parted(tmp_path, test="A eleven\nC twelve\n")
+    with pytest.raises(InputError, match="test.txt, line 2: label 'C' does not occur in the training split"):
+        load(path, **LINES)
+    write(tmp_path / "other.csv", many("ab"))
+    write(tmp_path / "more.csv", many("ab", stars="12"))
+    with pytest.raises(InputError, match="more.csv: column 'stars' is in this file or in .*other.csv, but not in both"):
+        load({"train": str(tmp_path / "other.csv"), "test": str(tmp_path / "more.csv")})
+
+
+def test_names_of_labels(tmp_path):
+    """Labels come in the order of their names, cells that have none are refused, and two may share one."""
+    write(tmp_path / "a.csv", many("102" * 4 + "2"))
+    shown = {"2": "good", "1": "fair", "0": "good"}
+    drawn = {"valid_fraction": 0, "test_fraction": 0}
+    corpus = load(tmp_path / "a.csv", label_names=shown, **drawn)
+    assert corpus.facts == {"labels": ("good", "fair"), "class_counts": (9, 4)}
+    with pytest.raises(InputError, match=r"a.csv, line 3: label '0' is none of 2, 1 \(data.label_names\)"):
+        load(tmp_path / "a.csv", label_names={"2": "good", "1": "fair"}, **drawn)
+    write(tmp_path / "a.csv", many(["1|2", "2", "", "1"]))
+    corpus = load(tmp_path / "a.csv", label_names=shown, target="multi", **drawn)
+    assert corpus.facts == {"labels": ("good", "fair"), "class_counts": (2, 2)} and corpus.report["rows"] == 4
+
+
+def test_digests_and_where_to_get_a_file(tmp_path):
+    path = write(tmp_path / "a.csv", many("ab" * 10))
+    right = load(path).digest
+    assert load(path, sha256=right).digest == right
+    wrong = "0" * 64
+    with pytest.raises(InputError, match=f"a.csv: its sha256 is {right}, data.sha256 says {wrong}"):
+        load(path, sha256=wrong)
+    assert load({"train": str(path)}, sha256={"train": right}).digest != right
+    with pytest.raises(InputError, match=f"says {wrong}"):
+        load({"train": str(path)}, sha256={"train": wrong})
+    with pytest.raises(InputError, match=r"no file at .*b.csv; ask the shop for b.csv$"):
+        load({"train": str(path), "test": str(tmp_path / "b.csv")}, source="ask the shop for b.csv")
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"path": {"train": "a", "dev": "b"}}, "data.path: dev: b is not a split and a text; splits are train, valid, test"),
+    ({"path": {"test": "a"}}, "data.path has no file for the split train"),
+    ({"path": {"train": "a"}, "split_column": "s"}, "data.split_column is 's', but data.path has a file for each split"),
+    ({"path": {"train": "a"}, "sha256": "0"}, "data.sha256 must name the splits that data.path names"),
+    ({"path": {"train": "a"}, "sha256": {"test": "0"}}, "data.sha256 must name the splits"),
+    ({"sha256": {"train": "0"}}, "data.sha256 must name the splits"),
+    ({"path": 3}, "data.path is 3, expected text or pairs of texts or null"),
+    ({"encoding": "klingon"}, "data.encoding: 'klingon' is no encoding"), ({"encoding": "hex"}, "data.encoding: 'hex' is no"),
+    ({"pattern": "("}, r"data.pattern: '\(' is not a regular expression"),
+    ({"pattern": "(.*)"}, "has no named group"),
+    ({"label_names": {"1": 2}}, "data.label_names"),
+])
+def test_keys_about_files_that_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        text(**{"path": "a.csv"} | changes)
 
 
 @pytest.mark.parametrize(("labels", "changes", "words"), [

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Int
 
 from ecrec_jax.data import read, split, tokenise, window
 from ecrec_jax.data.clean import cleaned, codes, settled
-from ecrec_jax.data.text import SPLITS, Corpus
+from ecrec_jax.data.split import SPLITS
+from ecrec_jax.data.text import Corpus
 from ecrec_jax.types import InputError
 
 
@@ -49,10 +50,7 @@ class Behaviour:
 
     def __post_init__(self):
         split.check(self)
-        for key in ("kinds", "drop"):
-            for name, value in (getattr(self, key) or {}).items():
-                if not isinstance(name, str) or not isinstance(value, str):
-                    raise InputError(f"data.{key}: {name}: {value} is not a pair of texts; quote them both")
+        split.texts(self, "kinds", "drop")
         for name, pattern in (self.drop or {}).items():
             try:
                 re.compile(pattern)
@@ -167,7 +165,7 @@ class Behaviour:
                 raise InputError(f"data.time_format: {self.time_format!r} can't be used ({error})") from None
         if found.isna().any():
             first = int(np.argmax(found.isna().to_numpy()[code]))
-            raise InputError(f"{table.path}, {table.place[kept[first]]}: time {distinct[code[first]]!r} is not {wanted}")
+            raise InputError(f"{table.where(kept[first])}: time {distinct[code[first]]!r} is not {wanted}")
         return found.rank(method="dense").to_numpy()[code]
 
     def splits(self, users: int) -> np.ndarray:

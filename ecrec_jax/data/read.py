@@ -1,10 +1,11 @@
-"""Tables from files: CSV, TSV, JSON lines, Parquet. Every complaint names the file and the line."""
+"""Tables from files: CSV, TSV, JSON lines, Parquet, lines of a pattern. Every complaint names the file and the line."""
 
 import csv
 import hashlib
 import importlib.util
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,12 @@ class Table(NamedTuple):
     place: list[str]     # "line 7" or "row 7"
     path: Path
     digest: str          # sha256 of the file
+    files: list[Path] | None = None   # of each row, where there are several
+    split: list[str] | None = None    # of each row, where its file says it
+
+    def where(self, i: int) -> str:
+        """File and line of a row."""
+        return f"{self.files[i] if self.files else self.path}, {self.place[i]}"
 
 
 def locate(path: str, root: str, key: str) -> Path:
@@ -64,36 +71,61 @@ def text_of(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, int | float | list | dict) else str(value)
 
 
-def read(path: Path) -> Table:
-    """Read a table; the ending of its name says how.
+def read(path: Path, pattern: str | None = None, encoding: str = "utf-8", sha256: str | None = None) -> Table:
+    """Read a table; the ending of its name says how, or the `pattern` of a line.
 
     Raises:
-        InputError: an unknown ending, text that isn't UTF-8, a row with too many or too few fields, no rows.
+        InputError: another digest than `sha256`, an unknown ending, text of another encoding, a row with too many or too few
+            fields, a line that the pattern doesn't fit, no rows.
     """
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    readers = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_json, ".json": read_json, ".parquet": read_parquet}
-    if path.suffix not in readers:
-        raise InputError(f"{path}: unknown ending {path.suffix!r}; known are {', '.join(readers)}")
-    columns, place = readers[path.suffix](path, content)
+    if sha256 not in (None, digest):
+        raise InputError(f"{path}: its sha256 is {digest}, data.sha256 says {sha256}: this is another file (null: don't compare)")
+    readers = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_json, ".json": read_json}
+    if pattern is not None:
+        columns, place = read_lines(path, decode(path, content, encoding), pattern)
+    elif path.suffix == ".parquet":
+        columns, place = read_parquet(path, content)
+    elif path.suffix in readers:
+        columns, place = readers[path.suffix](path, decode(path, content, encoding))
+    else:
+        raise InputError(f"{path}: unknown ending {path.suffix!r}; known are {', '.join(readers)}, .parquet, and any with "
+                         "data.pattern")
     if not place:
         raise InputError(f"{path}: no rows")
     return Table(columns, place, path, digest)
 
 
-def decode(path: Path, content: bytes) -> str:
-    """UTF-8 text, with or without a byte-order mark."""
+def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
+    """A file's text; UTF-8 with or without a byte-order mark."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
     except UnicodeDecodeError as error:
         before, byte = error.object[: error.start], error.object[error.start]   # its bytes: without the mark
-        raise InputError(f"{path}, line {before.count(10) + 1}: not UTF-8 (byte {byte:#04x}); convert the file first") from None
+        raise InputError(f"{path}, line {before.count(10) + 1}: not {encoding.upper()} (byte {byte:#04x}); convert the file first, "
+                         "or name its data.encoding") from None
 
 
-def read_csv(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
+def read_lines(path: Path, text: str, pattern: str) -> tuple[dict[str, list[str | None]], list[str]]:
+    """One row a line that isn't empty; the named groups of a regular expression, which must fit the whole line, are columns."""
+    fits, rows, place = re.compile(pattern), [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if not line.strip():
+            continue
+        found = fits.fullmatch(line)
+        if found is None:
+            raise InputError(f"{path}, line {number}: data.pattern doesn't fit {line[:40]!r}{'…' if len(line) > 40 else ''}")
+        rows.append(found.groupdict())
+        place.append(f"line {number}")
+    return {name: [row[name] for row in rows] for name in fits.groupindex}, place
+
+
+def read_csv(path: Path, text: str) -> tuple[dict[str, list[str | None]], list[str]]:
     """CSV or TSV with a header line and quoted fields."""
     tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    rows = csv.reader(io.StringIO(decode(path, content), newline=""), strict=True, **tabs)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, **tabs)
     csv.field_size_limit(1 << 30)
     names, cells, place, line = None, [], [], 1
     try:
@@ -116,10 +148,10 @@ def read_csv(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], l
     return {name: [row[i] for row in cells] for i, name in enumerate(names)}, place
 
 
-def read_json(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
+def read_json(path: Path, content: str) -> tuple[dict[str, list[str | None]], list[str]]:
     """One JSON object a line."""
     records, place = [], []
-    for line, text in enumerate(decode(path, content).split("\n"), 1):
+    for line, text in enumerate(content.split("\n"), 1):
         if not text.strip():
             continue
         try:

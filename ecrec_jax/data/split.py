@@ -6,6 +6,8 @@ import numpy as np
 
 from ecrec_jax.types import InputError
 
+SPLITS = ("train", "valid", "test")
+
 
 def draw(pool: list[int], strata: list[str], fraction: float, seed: int) -> list[int]:
     """A stratified share of the pool: shuffled, sorted by stratum, every 1/fraction-th taken."""
@@ -39,6 +41,18 @@ def check(data: Any) -> None:
         value = getattr(data, name, None)   # copies: of texts only
         if value is not None and value < least:
             raise InputError(f"data.{name} {value} is too small")
+
+
+def texts(data: Any, *keys: str) -> None:
+    """Whether keys that hold {text: text} do.
+
+    Raises:
+        InputError: the first that doesn't.
+    """
+    for key in keys:
+        for name, value in (getattr(data, key) or {}).items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise InputError(f"data.{key}: {name}: {value} is not a pair of texts; quote them both")
 
 
 def is_number(text: str) -> bool:

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ecrec_jax.data import read, tokenise
+from ecrec_jax.data import file, read, tokenise
 from ecrec_jax.data.clean import clean
-from ecrec_jax.data.split import check, draw, is_number, natural, number, share
+from ecrec_jax.data.split import SPLITS, check, draw, is_number, natural, number, share
+from ecrec_jax.data.split import texts as pairs
 from ecrec_jax.types import Example, InputError
 
-SPLITS = ("train", "valid", "test")
 NAMES = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 
 
@@ -31,16 +31,21 @@ class Text:
     """A table of texts.
 
     `target`: class (one name), multi (several, joined by `label_separator`), number, none. Several text columns are read
-    as one text. Splits come from `split_column`, or are drawn once from `split_seed`, stratified by
-    `stratify_column` (default: the label) over all rows of the file, so that tasks on one file share their test set.
+    as one text. Splits come from the files of `path` or from `split_column`, or are drawn once from `split_seed`, stratified
+    by `stratify_column` (default: the label) over all rows of the file, so that tasks on one file share their test set.
     """
 
-    path: str | None
+    path: file.Files | None
     root: str
+    source: str | None
+    sha256: file.Files | None
+    pattern: str | None
+    encoding: str
     text_column: str | list[str]
     text_pair_column: str | None
     label_column: str | None
     label_separator: str
+    label_names: dict[str, str] | None
     split_column: str | None
     stratify_column: str | None
     target: Literal["class", "multi", "number", "none"]
@@ -59,6 +64,8 @@ class Text:
 
     def __post_init__(self):
         check(self)
+        pairs(self, "label_names")
+        file.check(self.path, self.sha256, self.split_column, self.pattern, self.encoding)
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
         if self.augment and self.text_pair_column is not None:
@@ -79,11 +86,10 @@ class Text:
         Raises:
             InputError: file, column, label or split that can't be used; nothing to train on.
         """
-        table = read.read(read.locate(self.path, self.root, "data.path"))
+        table = file.table(file.located(self.path, self.root, self.source), self.sha256, self.pattern, self.encoding)
         counts: Counter[str] = Counter()
         first, second = self.texts(table, counts)
-        raw = [(x or "").strip() for x in read.column(table, self.label_column, "data.label_column")] \
-            if self.target != "none" else [""] * len(first)
+        raw = self.cells(table)
         keep = [bool(text) and (self.target == "none" or bool(label)) and (second is None or bool(second[i]))
                 for i, (text, label) in enumerate(zip(first, raw, strict=True))]
         strata = self.strata(table, raw)
@@ -111,6 +117,20 @@ class Text:
                       sum(seen[texts[i]] != name for name in ("valid", "test") for i in members[name])}
         return Corpus(examples, {name: [texts[i] for i in rows] for name, rows in members.items()}, facts, table.digest, report)
 
+    def cells(self, table: read.Table) -> list[str]:
+        """What stands for the label of every row, in the words of `label_names`; empty where nothing does."""
+        if self.target == "none":
+            return [""] * len(table.place)
+        raw = [(x or "").strip() for x in read.column(table, self.label_column, "data.label_column")]
+        known = self.label_names or {}
+        for i, cell in enumerate(raw if known else ()):
+            parts = self.names(cell)
+            for part in parts:
+                if part and part not in known:
+                    raise InputError(f"{table.where(i)}: label {part!r} is none of {', '.join(known)} (data.label_names)")
+            raw[i] = self.label_separator.join(known[part] for part in parts if part)
+        return raw
+
     def names(self, cell: str) -> list[str]:
         """The labels a cell holds."""
         if self.target == "class":
@@ -123,14 +143,15 @@ class Text:
         spread and counts from the rows of it that are used."""
         if self.target == "none":
             return {}, {}
-        where = {i: f"{table.path}, {table.place[i]}" for rows in members.values() for i in rows}
+        where = {i: table.where(i) for rows in members.values() for i in rows}
         if self.target == "number":
             values = {i: number(raw[i], where[i]) for i in where}
             train = np.array([values[i] for i in members["train"]])
             return values, {"center": float(train.mean()), "scale": float(train.std()) or 1.0}
         sets = {i: self.names(raw[i]) for i in where}
         counts = Counter(name for i in members["train"] for name in sets[i])
-        names = tuple(sorted({name for cell in known for name in self.names(cell)}, key=natural))
+        order = list((self.label_names or {}).values())
+        names = tuple(sorted({name for cell in known for name in self.names(cell)}, key=order.index if order else natural))
         if len(names) < 2 and self.target == "class":
             raise InputError(f"data.label_column: {self.label_column!r} has only one value in the training split, {names[0]!r}")
         for i, parts in sets.items():
@@ -147,13 +168,12 @@ class Text:
     def split(self, table: read.Table, strata: list[str], keep: list[bool]) -> np.ndarray:
         """The split of every row."""
         assigned = np.full(len(strata), "train", dtype="<U5")
-        if self.split_column is not None:
-            given = read.column(table, self.split_column, "data.split_column")
-            for i, value in enumerate(given):
-                name = NAMES.get((value or "").strip().lower())
-                if name is None:
-                    raise InputError(f"{table.path}, {table.place[i]}: split {value!r} is none of train, valid, dev, test")
-                assigned[i] = name
+        given = table.split or (read.column(table, self.split_column, "data.split_column") if self.split_column is not None else ())
+        for i, value in enumerate(given):
+            name = NAMES.get((value or "").strip().lower())
+            if name is None:
+                raise InputError(f"{table.where(i)}: split {value!r} is none of train, valid, dev, test")
+            assigned[i] = name
         drawn = 1.0   # what a share is a share of: all rows, less those of a test split that was drawn
         for name, fraction in (("test", self.test_fraction), ("valid", self.valid_fraction)):
             if not (assigned == name).any():

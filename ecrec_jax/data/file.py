@@ -1,0 +1,77 @@
+"""The files that a data section names, as one table: a single file, or one a split."""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ecrec_jax.data.read import Table, locate, read
+from ecrec_jax.data.split import SPLITS
+from ecrec_jax.types import InputError
+
+Files = str | dict[str, str]   # one, or {split: one}
+
+
+def check(path: Files | None, sha256: Files | None, split_column: str | None, pattern: str | None, encoding: str) -> None:
+    """Whether the keys about files make sense.
+
+    Raises:
+        InputError: the first that doesn't.
+    """
+    for key, given in (("path", path), ("sha256", sha256)):
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if name not in SPLITS or not isinstance(value, str):
+                raise InputError(f"data.{key}: {name}: {value} is not a split and a text; splits are {', '.join(SPLITS)}")
+    parted = isinstance(path, dict)
+    if parted and "train" not in path:
+        raise InputError("data.path has no file for the split train")
+    if parted and split_column is not None:
+        raise InputError(f"data.split_column is {split_column!r}, but data.path has a file for each split: set one of them to null")
+    if sha256 is not None and (isinstance(sha256, dict) != parted or (parted and not set(sha256) <= set(path))):
+        raise InputError("data.sha256 must name the splits that data.path names, if it names any; null: don't compare")
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding)
+    except LookupError:
+        raise InputError(f"data.encoding: {encoding!r} is no encoding of texts that Python knows") from None
+    try:
+        named = pattern is None or re.compile(pattern).groupindex
+    except re.error as error:
+        raise InputError(f"data.pattern: {pattern!r} is not a regular expression ({error})") from None
+    if not named:
+        raise InputError(f"data.pattern: {pattern!r} has no named group such as (?P<text>.*), so there would be no column")
+
+
+def located(path: Files, root: str, source: str | None) -> dict[str, Path]:
+    """{split: its file}; a single file, whose rows are of all splits, is under the empty name.
+
+    Raises:
+        InputError: one isn't there; ends with what `source` says of where to get it.
+    """
+    named = path if isinstance(path, Mapping) else {"": path}
+    try:
+        return {split: locate(named[split], root, "data.path") for split in ("", *SPLITS) if split in named}
+    except InputError as error:
+        raise InputError(f"{error}{f'; {source}' if source else ''}") from None
+
+
+def table(files: Mapping[str, Path], sha256: Files | None, pattern: str | None, encoding: str) -> Table:
+    """One table of all files, the rows in the order train, valid, test.
+
+    Raises:
+        InputError: a file that can't be read, is another one than `sha256` says, or has other columns than the first.
+    """
+    digests = sha256 if isinstance(sha256, dict) else dict.fromkeys(files, sha256)
+    parts = {split: read(file, pattern, encoding, digests.get(split)) for split, file in files.items()}
+    first = next(iter(parts.values()))
+    if "" in parts:
+        return first
+    for part in parts.values():
+        differ = sorted(set(part.columns) ^ set(first.columns))
+        if differ:
+            raise InputError(f"{part.path}: column {differ[0]!r} is in this file or in {first.path}, but not in both")
+    columns = {name: [cell for part in parts.values() for cell in part.columns[name]] for name in first.columns}
+    digest = hashlib.sha256("".join(f"{split} {part.digest}\n" for split, part in parts.items()).encode()).hexdigest()
+    return Table(columns, [place for part in parts.values() for place in part.place], first.path, digest,
+                 [part.path for part in parts.values() for _ in part.place],
+                 [split for split, part in parts.items() for _ in part.place])
