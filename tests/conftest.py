@@ -1,4 +1,4 @@
-"""Eight simulated devices, offline W&B, a cache of the session's own; set before jax is imported."""
+"""Eight simulated devices, offline W&B, a cache of the session's own, where data may lie; set before jax is imported."""
 
 import os
 import sys
@@ -10,6 +10,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ECREC_CACHE"] = str(Path(tempfile.gettempdir()) / f"ecrec-test-cache-{os.getuid()}")
+NEAR = Path(__file__).parents[2] / "shared" / "data"   # data sets that don't ship, if they are at hand
+if NEAR.is_dir():
+    os.environ.setdefault("ECREC_DATA", str(NEAR))
 
 import importlib.util
 

@@ -14,6 +14,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from ecrec_jax import build, pretrained, source
+from ecrec_jax.data import file
 from ecrec_jax.types import InputError
 from experiments import baseline, evaluate, export, launch, plan, predict, saved, table, train, vocabulary, wiring
 from tests import world
@@ -34,8 +35,19 @@ def call(command, *words):
     return 0
 
 
+def here_or_skip(experiment):
+    """Skip a test whose data set neither ships nor is at hand."""
+    data = world.composed(f"experiment={experiment}")["data"]
+    if data["path"] is not None:
+        try:
+            file.located(data["path"], data["root"], data.get("source"))
+        except InputError as error:
+            pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("experiment", world.names("experiment"))
 def test_every_experiment_trains_two_steps(experiment, tmp_path, monkeypatch):
+    here_or_skip(experiment)
     monkeypatch.chdir(tmp_path)
     rows = [{"text": f"text number {i} of a small file", "label": str(i % 3)} for i in range(200)]
     pd.DataFrame(rows).to_csv("my.csv", index=False)
