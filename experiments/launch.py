@@ -36,7 +36,8 @@ def stop_with_parent() -> None:
 
 
 def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
-    """Compose conf/NAME.yaml with the command line and call `command`; exit 2 with a sentence if the input is wrong."""
+    """Compose conf/NAME.yaml with the command line and call `command`; exit 2 with a sentence if the input is wrong. A word
+    that names a JSON file stands for its keys and values: so a sweep's agent hands them over."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     stop_with_parent()
     import hydra
@@ -47,6 +48,7 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
 
     from ecrec_jax.evaluate import Interrupted
     from ecrec_jax.types import InputError
+    from experiments.override import words_of
     from experiments.wiring import plain
 
     @hydra.main(version_base="1.3", config_path=CONF, config_name=name)
@@ -61,6 +63,7 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
         if word.startswith("--") and word.partition("=")[0] not in get_args_parser()._option_string_actions:
             leave(f"{word}: keys have no hyphens before them: {word.lstrip('-')}", 2)
     try:
+        sys.argv[1:] = [x for word in sys.argv[1:] for x in (words_of(word) if is_file(word) else [word])]
         run()
         if failed:   # of several jobs the others have run
             raise failed[0]
@@ -72,6 +75,11 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
         leave("stopped; everything is saved, the same command goes on from here", 1)
     except OSError as error:
         leave(str(error), 1)
+
+
+def is_file(word: str) -> bool:
+    """Whether a word of the command line is a JSON file of overrides, none itself."""
+    return word.endswith(".json") and "=" not in word and not word.startswith("-")
 
 
 def sentence(error: Exception) -> str:

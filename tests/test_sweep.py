@@ -10,10 +10,11 @@ import yaml
 from ecrec_jax import section
 from ecrec_jax.types import Facts
 from experiments import launch, record, wiring
+from experiments.override import overrides
 from tests.world import composed
 
 SWEEPS = sorted((Path(launch.CONF).parent / "sweeps").glob("*.yaml"))
-METHODS, GOALS, EXIT = ("bayes", "random", "grid"), ("maximize", "minimize"), "${args_no_hyphens}"
+METHODS, GOALS, EXIT = ("bayes", "random", "grid"), ("maximize", "minimize"), "${args_json_file}"
 
 
 def read(path):
@@ -22,14 +23,14 @@ def read(path):
 
 
 def values(parameter):
-    """What an agent may draw, the ends of a range included, as the agent writes them."""
+    """What an agent may draw, the ends of a range included."""
     if "value" in parameter:
-        return [str(parameter["value"])]
+        return [parameter["value"]]
     if "values" in parameter:
-        return [str(x) for x in parameter["values"]]
+        return parameter["values"]
     assert isinstance(parameter["min"], int | float) and isinstance(parameter["max"], int | float), "1e-5 is text in yaml: 1.0e-5"
     assert 0 < parameter["min"] < parameter["max"] or "log" not in parameter["distribution"]
-    return [str(parameter["min"]), str(parameter["max"])]
+    return [parameter["min"], parameter["max"]]
 
 
 def groups():
@@ -39,7 +40,8 @@ def groups():
 
 def fixed(sweep):
     """The group choices that never change: `experiment` first of all."""
-    return [f"{key}={p['value']}" for key, p in sweep["parameters"].items() if key in groups() and "value" in p]
+    chosen = {key: p["value"] for key, p in sweep["parameters"].items() if key in groups() and "value" in p}
+    return [word for key, value in chosen.items() for word in overrides(key, value)]
 
 
 def leaves(config):
@@ -93,11 +95,12 @@ def test_values(path):
     sweep = read(path)
     for key, parameter in sweep["parameters"].items():
         for value in values(parameter):
-            config = composed(*[word for word in fixed(sweep) if not word.startswith(f"{key}=")], f"{key}={value}")
+            config = composed(*[word for word in fixed(sweep) if not word.startswith(f"{key}=")], *overrides(key, value))
             wiring.check(config)
             wiring.plan_of(config)
             if key not in groups():
-                assert str(record.flatten(config)[key]) == value
+                found = record.flatten(config)[key]
+                assert found == value and type(found) is type(value)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
