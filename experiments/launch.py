@@ -26,20 +26,23 @@ def huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def stop_with_parent() -> None:
-    """As a cell of a table: get SIGTERM when the table's process is gone, so that no orphan works on."""
-    parent = os.environ.pop("ECREC_PARENT", None)
+def stop_with_parent() -> int | None:
+    """As a cell of a table or a trial of a W&B agent: get SIGTERM when the table or the agent is gone, so that no orphan works
+    on. The agent's process id, in a trial."""
+    agent = os.getppid() if "WANDB_SWEEP_ID" in os.environ else None
+    parent = os.environ.pop("ECREC_PARENT", agent)
     if parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)   # PR_SET_PDEATHSIG
         if os.getppid() != int(parent):
             sys.exit(1)
+    return agent
 
 
 def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
     """Compose conf/NAME.yaml with the command line and call `command`; exit 2 with a sentence if the input is wrong. A word
     that names a JSON file stands for its keys and values: so a sweep's agent hands them over."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    stop_with_parent()
+    agent = stop_with_parent()
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
@@ -71,8 +74,8 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
         leave(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
         leave(sentence(error), 2)
-    except Interrupted:
-        leave("stopped; everything is saved, the same command goes on from here", 1)
+    except Interrupted:   # by its agent: the trial has ended well; its agent is gone: the trial isn't over
+        leave("stopped; everything is saved, the same command goes on from here", 0 if agent == os.getppid() else 1)
     except OSError as error:
         leave(str(error), 1)
 

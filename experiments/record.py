@@ -34,6 +34,8 @@ def folder_of(config: Mapping[str, Any], prefix: str = "") -> Path:
     if config["run_dir"] is not None:
         if not isinstance(config["run_dir"], str) or not config["run_dir"]:
             raise InputError(f"run_dir is {config['run_dir']!r}, expected the name of a folder, or null")
+        if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID", "") not in config["run_dir"]:
+            raise InputError("run_dir: each trial of a sweep has its own: leave it null, or write ${oc.env:WANDB_RUN_ID} into it")
         return Path(config["run_dir"])
     overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNNAMED)]
     experiment = HydraConfig.get().runtime.choices.get("experiment") or "train"

@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import signal
 from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -11,7 +12,8 @@ from ecrec_jax.types import InputError
 
 class Wandb:
     """`mode` null: online when logged in, else offline. The run's id is kept in checkpoints, so that a continued run is
-    the same run; its summary shows the best checkpoint, not the last step."""
+    the same run; at its end its summary shows the best checkpoint, not the last step. A stop asked for in W&B is a SIGTERM
+    like the agent's: W&B's own way, a SIGINT after it, would break off a save."""
 
     def __init__(self, folder: str, config: dict[str, Any], project: str, group: str | None, tags: list[str],
                  mode: Literal["online", "offline", "disabled"] | None):
@@ -19,6 +21,7 @@ class Wandb:
         self.mode = mode or os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         if os.environ.get("WANDB_SWEEP_ID") and self.mode != "online":
             raise InputError("tracker.wandb.mode: a sweep needs W&B online; run `wandb login`, or leave the sweep")
+        self.parent = os.getppid()
 
     def start(self, step: int, total: int, saved: Mapping[str, Any]) -> None:
         """Open the run, or open it again."""
@@ -30,16 +33,22 @@ class Wandb:
         self.run = wandb.init(project=self.project, name=name, group=self.group, tags=self.tags, config=self.config,
                               dir=self.folder, id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
                               resume="allow", reinit="create_new",   # runs of one process stand side by side
-                              settings=wandb.Settings(silent=True, disable_git=True, console="off"))
+                              settings=wandb.Settings(silent=True, disable_git=True, console="off",
+                                                      stop_fn=lambda: os.kill(os.getpid(), signal.SIGTERM)))
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step", summary="none")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One history row with its own step."""
+        """One history row with its own step; validation into the summary too, where a sweep looks for its metric."""
         self.run.log({"step": step} | dict(values))
+        found = {key: x for key, x in values.items() if key.startswith("valid/")}
+        if found:
+            self.run.summary.update(found)
 
     def state(self) -> dict[str, Any]:
-        """The run's id."""
+        """The run's id. In a sweep whose agent is gone, W&B is told to give the run to another agent, should it end unfinished."""
+        if os.environ.get("WANDB_SWEEP_ID") and os.getppid() != self.parent:
+            self.run.mark_preempting()
         return {"id": self.run.id}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
