@@ -24,16 +24,13 @@ class Pair:
 
 
 def pairs(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell], columns: Mapping[str, Any]) -> list[Pair]:
-    """Each row against those its `against` names; where no row of the table has one, all against all. Only pairs that were
-    tested on the same examples, in columns whose metric is a function of means over examples."""
-    shown = [row for row in rows if not row.get("hidden")]
-    done = {row["name"]: [c for c in cells.values() if c.row == row["name"] and c.summary() is not None] for row in shown}
-    asked = [(row["name"], other) for row in shown for other in row["against"]]
-    if not any(row["against"] for row in rows):
-        asked = [(b["name"], a["name"]) for a, b in itertools.combinations(shown, 2)]
+    """The rows that `asked` names, where they were tested on the same examples, in columns whose metric is a function of means over
+    examples."""
+    done = {row["name"]: [c for c in cells.values() if c.row == row["name"] and c.summary() is not None]
+            for row in rows if not row.get("hidden")}
     known: dict[tuple[str, str], tuple[Any, list[Counts], Metric] | None] = {}
     found: list[tuple[str, str, str, Difference, bool]] = []
-    for (one, two), column in itertools.product(asked, columns):
+    for (one, two), column in itertools.product(asked(rows), columns):
         for name in (one, two):
             if (name, column) not in known:
                 known[name, column] = counts(done.get(name, []), column)
@@ -45,6 +42,14 @@ def pairs(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cel
     corrected = iter(holm([difference.p for *_, difference, enough in found if enough]))
     return [Pair(one, two, column, difference, next(corrected) if enough else None)
             for one, two, column, difference, enough in found]
+
+
+def asked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Each row against those its `against` names; where no row of the table has one, all against all, the later one first."""
+    shown = [row for row in rows if not row.get("hidden")]
+    if any(row["against"] for row in rows):
+        return [(row["name"], other) for row in shown for other in row["against"]]
+    return [(b["name"], a["name"]) for a, b in itertools.combinations(shown, 2)]
 
 
 def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metric] | None:

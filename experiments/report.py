@@ -1,0 +1,99 @@
+"""A page about runs: `python -m experiments.report run_dir=RUN`, `run_dir=[RUN,RUN]`, or `table=NAME`; one file for any browser."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from ecrec_jax import source
+from ecrec_jax.data.text import SPLITS
+from ecrec_jax.types import InputError
+from experiments import page, record, saved, sections
+from experiments.cell import Cell
+from experiments.rows import rows_of
+from experiments.table import cells_of
+
+
+def of_runs(names: Any) -> tuple[list[dict[str, Any]], dict[tuple[str, int], Cell]]:
+    """Rows and cells, as a table has them, of runs by their folders; the runs of a row differ in the seed alone.
+
+    Raises:
+        InputError: a folder holds no run.
+    """
+    rows, cells, known = [], {}, {}
+    folders = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    for name in folders:
+        folder = Path(str(name))
+        config = saved.complete(source.load_config(folder))
+        short = folder.name if [Path(str(x)).name for x in folders].count(folder.name) == 1 else str(folder)
+        mark = json.dumps(record.compared(config) | {"seed": None}, sort_keys=True, default=str)
+        if (known.get(mark), config["seed"]) in cells:   # the same run twice: two rows
+            mark = str(folder)
+        if mark not in known:
+            known[mark] = short
+            rows.append({"name": short, "against": []})
+        command = "baseline" if "baseline" in config else "train"
+        cells[known[mark], config["seed"]] = Cell(known[mark], config["seed"], command, [], config, folder, None)
+    return rows, cells
+
+
+def columns_of(cells: list[Cell], split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(all metrics of a split that runs told, those that picked their checkpoints), as the columns of a table."""
+    told = dict.fromkeys(key for cell in cells for key in cell.summary() or {} if key.startswith(f"{split}/"))
+    every = {key: {"title": key.partition("/")[2], "digits": 3} for key in told}
+    best = {f"{split}/{cell.config['best']['metric']}" for cell in cells}
+    return every, {key: x for key, x in every.items() if key in best}
+
+
+def of_table(config: dict[str, Any], name: str) -> tuple[list[dict[str, Any]], dict[tuple[str, int], Cell]]:
+    """Rows and cells of a table, as far as its runs are begun.
+
+    Raises:
+        InputError: none is.
+    """
+    rows, out = rows_of(config["table"]), Path(config["out"])
+    seeds = list(range(config["seeds"])) if isinstance(config["seeds"], int) else config["table"]["seeds"]
+    cells = {key: cell for key, cell in cells_of(rows, name, out, seeds).items() if (cell.folder / "config.yaml").is_file()}
+    if not cells:
+        raise InputError(f"table: {out} holds no runs of {name}; make them: python -m experiments.table table={name}")
+    return rows, cells
+
+
+def main(config: dict[str, Any]) -> None:
+    """Write report.html."""
+    table, split = config.get("table"), config["split"]
+    if (table is None) == (not config["run_dir"]):
+        raise InputError("give run_dir=RUN, run_dir=[RUN,RUN] or table=NAME")
+    if split not in SPLITS:
+        raise InputError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
+    if table is None:
+        rows, cells = of_runs(config["run_dir"])
+        columns, tested = columns_of(list(cells.values()), split)
+        out, title = Path(config["out"] or next(iter(cells.values())).folder), ", ".join(row["name"] for row in rows)
+    else:
+        name = HydraConfig.get().runtime.choices["table"]
+        out = Path(config["out"] or f"runs/table-{name}")
+        rows, cells = of_table(config | {"out": str(out)}, name)
+        columns, tested, title = table["columns"], table["columns"], table["title"]
+    sides = {row["name"]: mine for row in rows if not row.get("hidden")
+             if (mine := [cell for cell in cells.values() if cell.row == row["name"]])}
+    rows = [row | {"against": [x for x in row["against"] if x in sides]} for row in rows if row["name"] in sides]
+    text = page.whole(title, sections.numbers(sides, columns), sections.significance(rows, cells, tested),
+                      sections.differing(sides), sections.courses(sides), sections.calibration(sides, split),
+                      sections.confusion(sides, split), sections.against(rows, sides, split, config["data"]["root"]),
+                      sections.surroundings(sides))
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(text, out / "report.html")
+    print(f"report: {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "report")

@@ -1,0 +1,159 @@
+"""The sections of a report on runs: configuration, metrics, differences, curves, calibration, confusion, examples."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ecrec_jax.use.calibration import reliability
+from ecrec_jax.use.significance import FEW
+from experiments import examples, figure, page, record
+from experiments.cell import Cell
+from experiments.compare import answers, asked, pairs
+from experiments.page import Markup, tag
+
+Sides = dict[str, list[Cell]]   # name of a row -> its runs
+
+
+def differing(sides: Sides) -> Markup:
+    """The keys in which the rows differ, and all others."""
+    flat = {name: record.flatten(cells[0].config) for name, cells in sides.items()}
+    free = ("run_dir", "tracker.wandb.group", *(["seed"] if any(len(cells) > 1 for cells in sides.values()) else []))
+    keys = [key for key in dict.fromkeys(key for node in flat.values() for key in node) if key not in free]
+    said = {key: [said_of(node, key) for node in flat.values()] for key in keys}
+    differ = [[key, *values] for key, values in said.items() if len(set(values)) > 1]
+    equal = [[key, values[0]] for key, values in said.items() if len(set(values)) == 1]
+    top = page.table(["", *sides], differ) if differ else None
+    none = tag("p.soft", "They have the same configuration.") if len(sides) > 1 and not differ else None
+    return page.joined(tag("h2", "Configuration"), none, top, page.folded(f"{len(equal)} keys that are equal" if len(sides) > 1 else
+                                                                         f"{len(equal)} keys", page.table(["", ""], equal)))
+
+
+def said_of(node: Mapping[str, Any], key: str) -> str:
+    """A value as a reader sees it; a dash where there is none."""
+    value = node.get(key, "–")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def numbers(sides: Sides, columns: Mapping[str, Any]) -> Markup:
+    """Mean and standard deviation of every row."""
+    rows = []
+    for name, cells in sides.items():
+        told = [summary for cell in cells if (summary := cell.summary()) is not None]
+        found = [[summary[key] for summary in told if key in summary] for key in columns]
+        rows.append([name, str(len(told)), *(mean(x, spec["digits"]) for x, spec in zip(found, columns.values(), strict=True))])
+    note = None if all(int(row[1]) == len(sides[row[0]]) for row in rows) else tag("p.soft", "n counts the runs that are finished.")
+    return page.joined(tag("h2", "Metrics"), page.table(["", "n", *(x["title"] for x in columns.values())], rows, "number"), note)
+
+
+def mean(values: Sequence[float], digits: int) -> str:
+    """With the standard deviation, where there are several."""
+    if not values:
+        return "–"
+    return f"{np.mean(values):.{digits}f}" + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
+
+
+def significance(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell],
+                 columns: Mapping[str, Any]) -> Markup | None:
+    """What may be claimed of differences."""
+    found = pairs(rows, cells, columns)
+    if not found:
+        return None
+    lines = []
+    for pair in found:
+        spec, x = columns[pair.column], pair.found
+        gap = "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(x.difference, x.low, x.high, n=spec["digits"])
+        said = f"too few seeds ({FEW} at least)" if pair.holm is None else f"{pair.holm:.2g}"
+        lines.append([f"{pair.first} less {pair.second}", spec["title"], gap, f"{x.effect:+.2f}", said])
+    note = ("Paired permutation and bootstrap over the same examples, and the spread between seeds; the larger p counts, after "
+            "Holm over all lines. The effect is the difference in standard deviations of one example's.")
+    return page.joined(tag("h2", "Differences"), page.table(["", "", "difference [95 %]", "effect", "p (Holm)"], lines, "number"),
+                       tag("p.soft", note))
+
+
+def courses(sides: Sides) -> Markup | None:
+    """Training loss and validation metrics over the steps, a curve a run."""
+    drawn: dict[str, list[figure.Curve]] = {}
+    for i, (name, cells) in enumerate(sides.items()):
+        for cell in cells:
+            path, series = cell.folder / "metrics.jsonl", {}
+            for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+                row = json.loads(line)
+                for key in row:
+                    if key == "train/loss" or key.startswith("valid/"):
+                        series.setdefault(key, []).append((row["step"], row[key]))
+            for key, points in series.items():
+                drawn.setdefault(key, []).append((i, f"{name}, seed {cell.seed}", points))
+    if not drawn:
+        return None
+    panels = (figure.curves(key, drawn[key]) for key in sorted(drawn, key=lambda key: (not key.endswith("/loss"), key)))
+    return page.joined(tag("h2", "Curves"), figure.legend(list(sides)), tag("div.grid", *panels))
+
+
+def answered(sides: Sides, split: str) -> Iterator[tuple[int, str, list[pa.Table]]]:
+    """(place, name, predictions of the runs) of every row that has a class, or several, to predict."""
+    for i, (name, cells) in enumerate(sides.items()):
+        paths = [path for cell in cells if (path := cell.folder / "predictions" / f"{split}.parquet").is_file()]
+        tables = [table for path in paths if "label_id" in (table := pq.read_table(path)).column_names]
+        if tables:
+            yield i, name, tables
+
+
+def calibration(sides: Sides, split: str) -> Markup | None:
+    """A reliability diagram a row, of the answers of all its runs: of the class that is said; of every label, where there may be
+    several."""
+    found = []
+    for i, name, tables in answered(sides, split):
+        scores = np.array([row for table in tables for row in table["scores"].to_pylist()])
+        label, said = (np.concatenate(side) for side in list(zip(*map(answers, tables), strict=True))[:2])
+        several = label.ndim == 2
+        bins = reliability(scores.ravel(), label.ravel()) if several else reliability(scores.max(1), label == said)
+        found.append(figure.reliability(f"{name}: error {bins.error():.3f}", bins, i))
+    about = ("How often answers are right whose score is of this size; on the dashed line as often as the score says. The expected "
+             "calibration error is the mean distance from the line over ten bins, each by the number of its scores.")
+    return page.joined(tag("h2", "Calibration"), tag("p.soft", about), tag("div.grid", *found)) if found else None
+
+
+def confusion(sides: Sides, split: str) -> Markup | None:
+    """A matrix a row, its runs added up; classes that no run was asked for and none said are left out."""
+    found = []
+    for _, name, tables in answered(sides, split):
+        cells = [row for table in tables for row in table.select(["label_id", "prediction_id", "label", "prediction"]).to_pylist()]
+        if isinstance(cells[0]["label_id"], list):
+            continue
+        known = {row[f"{side}_id"]: row[side] for row in cells for side in ("label", "prediction")}
+        place = {n: k for k, n in enumerate(sorted(known))}
+        matrix = np.zeros((len(known), len(known)), int)
+        np.add.at(matrix, tuple(np.array([[place[row[f"{side}_id"]] for row in cells] for side in ("label", "prediction")])), 1)
+        title = f"{name}, {len(tables)} run{'s' * (len(tables) > 1)}, {len(cells)} answers"
+        found.append(page.folded(title, figure.confusion(matrix, [known[n] for n in place]), shown=len(sides) <= 4))
+    about = tag("p.soft", "Counts, and their share of the label's row.")
+    return page.joined(tag("h2", "Confusion"), about, *found) if found else None
+
+
+def against(rows: Sequence[Mapping[str, Any]], sides: Sides, split: str, root: str) -> Markup | None:
+    """Examples won and lost, of one run of each row, of the same seed where they have one."""
+    found = []
+    for first, second in asked(rows):
+        both = sorted({c.seed for c in sides[first]} & {c.seed for c in sides[second]})
+        one, two = (next((c for c in sides[name] if c.seed in both), sides[name][0]) for name in (first, second))
+        found.append(examples.between(one, two, split, root))
+    shown = [x for x in found if x is not None]
+    return page.joined(tag("h2", "Examples won and lost"), tag("p.soft", "The widest gaps first."), *shown) if shown else None
+
+
+def surroundings(sides: Sides) -> Markup:
+    """Where the runs are and what made them."""
+    lines = []
+    for name, cells in sides.items():
+        for cell in cells:
+            path = cell.folder / "environment.json"
+            about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            summary = cell.summary()
+            lines.append([f"{name}, seed {cell.seed}", str(cell.folder), "not finished" if summary is None else
+                          f"{summary.get('wall_seconds', 0):.0f} s", about.get("started", "–"), ", ".join(about.get("devices", [])),
+                          about.get("commit", "–")[:12], " ".join(about.get("command", [])[1:])])
+    return page.joined(tag("h2", "Runs"), page.table(["", "folder", "took", "started", "devices", "commit", "overrides"], lines))
