@@ -7,20 +7,23 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.override import overrides, written
 from experiments.record import code_hash
 
 
 @dataclasses.dataclass
 class Cell:
-    """One run of a row: its folder follows from configuration and data, so a changed row never meets an old folder. `absent`:
-    what it needs and isn't there; `error`: why it failed."""
+    """One run of a row: its folder follows from configuration and data, so a changed row never meets an old folder. `together`:
+    whether its row's runs share a program. `absent`: what it needs and isn't there; `error`: why it failed."""
 
     row: str
     seed: int
     command: str
+    together: bool
     overrides: list[str]
     config: dict[str, Any]
     folder: Path
@@ -50,24 +53,41 @@ class Cell:
         self.folder.rename(other)
 
 
-def run(cell: Cell) -> None:
-    """Make one cell in a process of its own; what it prints goes to its folder. A failure becomes the cell's text."""
-    if cell.source is not None:
-        if cell.source.summary() is None:
-            cell.error = f"{cell.source.row} failed"
-            return
-        out = cell.source.folder / "export"
-        if not out.exists():
-            call(["experiments.export", f"run_dir={cell.source.folder}", "format=hf_flax", f"out={out}"], cell)
-    if cell.error is None:
-        call([f"experiments.{cell.command}", *cell.overrides, f"run_dir={cell.folder}"], cell)
+    def own(self) -> dict[str, Any]:
+        """The keys that runs of a row differ in."""
+        found = {"seed": self.seed, "run_dir": str(self.folder)}
+        return found if self.source is None else found | {"model.checkpoint": str(self.source.folder / "export")}
 
 
-def call(words: list[str], cell: Cell) -> None:
-    """A command of ours as a child that stops when we do. Keys with `=` in their value are safe: values are paths."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    wait_for(cell.folder / ".lock")
-    with open(cell.folder / "log.txt", "a", encoding="utf-8") as log:
+def run(cells: Sequence[Cell]) -> None:
+    """Make one cell, or several of a row in one program, in a process of its own; what it prints goes to its folder. A failure
+    becomes the cell's text."""
+    ready = [cell for cell in cells if exported(cell)]
+    if len(ready) > 1:
+        own = [cell.own() for cell in ready]
+        given = [f"replicas={written({key: [x[key] for x in own] for key in own[0]})}", f"run_dir={written(own[0]['run_dir'])}"]
+        call(["experiments.train", *ready[0].overrides, *given], ready)
+    elif ready:
+        given = [word for key, value in ready[0].own().items() for word in overrides(key, value)]
+        call([f"experiments.{ready[0].command}", *ready[0].overrides, *given], ready)
+
+
+def exported(cell: Cell) -> bool:
+    """Whether a cell can start: the checkpoint that it starts from, if any, is made and in its place."""
+    if cell.source is not None and cell.source.summary() is None:
+        cell.error = f"{cell.source.row} failed"
+    elif cell.source is not None and not (cell.source.folder / "export").exists():
+        given = {"run_dir": str(cell.source.folder), "format": "hf_flax", "out": str(cell.source.folder / "export")}
+        call(["experiments.export", *(word for key, value in given.items() for word in overrides(key, value))], [cell])
+    return cell.error is None
+
+
+def call(words: list[str], cells: Sequence[Cell]) -> None:
+    """A command of ours as a child that stops when we do; its lines are kept with the first cell."""
+    for cell in cells:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        wait_for(cell.folder / ".lock")
+    with open(cells[0].folder / "log.txt", "a", encoding="utf-8") as log:
         child = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                  env=os.environ | {"ECREC_PARENT": str(os.getpid())})
         try:
@@ -76,8 +96,9 @@ def call(words: list[str], cell: Cell) -> None:
             child.terminate()
             child.wait()
             raise
-    if child.returncode:
-        cell.error = last or f"exit code {child.returncode}"
+    for cell in cells if child.returncode else ():
+        if len(cells) == 1 or cell.summary() is None:
+            cell.error = last or f"exit code {child.returncode}"
 
 
 def follow(child: subprocess.Popen, log: Any) -> str:

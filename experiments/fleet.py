@@ -25,11 +25,20 @@ def send(cells: Sequence[Cell], columns: Mapping[str, Any], name: str) -> None:
     depth = lambda cell: 0 if cell.source is None else 1 + depth(cell.source)  # noqa: E731
     given = [word for word in HydraConfig.get().overrides.task if not word.startswith("cell=")]
     for level in sorted({depth(cell) for cell in cells}):
-        wave = [cell for cell in cells if depth(cell) == level]
+        wave = bundles([cell for cell in cells if depth(cell) == level])
         work = functools.partial(one, wave, dict(columns), os.getpid())
         jobs = launcher(name, work).launch([[*given, f"cell={i}"] for i in range(len(wave))], 0)
-        for cell, done in zip(wave, jobs, strict=True):
-            cell.error = done.return_value
+        for bundle, done in zip(wave, jobs, strict=True):
+            for cell, error in zip(bundle, done.return_value, strict=True):
+                cell.error = error
+
+
+def bundles(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """What is one process: a cell, or the cells of a row that share a program."""
+    found: dict[Any, list[Cell]] = {}
+    for i, cell in enumerate(cells):
+        found.setdefault(cell.row if cell.together else i, []).append(cell)
+    return list(found.values())
 
 
 def launcher(name: str, work: Callable[[DictConfig], Any]) -> Launcher:
@@ -41,15 +50,17 @@ def launcher(name: str, work: Callable[[DictConfig], Any]) -> Launcher:
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=config)
 
 
-def one(wave: Sequence[Cell], columns: Mapping[str, Any], parent: int, config: DictConfig) -> str | None:
-    """One job: the cell of this number; its error."""
+def one(wave: Sequence[Sequence[Cell]], columns: Mapping[str, Any], parent: int, config: DictConfig) -> list[str | None]:
+    """One job: the cells of this number; their errors."""
     if os.getpid() != parent and os.getppid() == parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)   # PR_SET_PDEATHSIG: a worker ends with the table, and its run with it
-    cell, began = wave[config.cell], time.perf_counter()
-    title = f"[{config.cell + 1}/{len(wave)}] {cell.row}, seed {cell.seed}"
+    cells, began = wave[config.cell], time.perf_counter()
+    title = f"[{config.cell + 1}/{len(wave)}] {cells[0].row}, seed {', '.join(str(cell.seed) for cell in cells)}"
     print(f"{title} …", flush=True)
-    run(cell)
-    done = cell.summary() or {}
-    numbers = "  ".join(f"{spec['title']} {done[key]:.{spec['digits']}f}" for key, spec in columns.items() if key in done)
-    print(f"{title}: {cell.error or numbers or 'done'}  ({time.perf_counter() - began:.0f} s)", flush=True)
-    return cell.error
+    run(cells)
+    for cell in cells:
+        done = cell.summary() or {}
+        numbers = "  ".join(f"{spec['title']} {done[key]:.{spec['digits']}f}" for key, spec in columns.items() if key in done)
+        print(f"{title if cell is cells[0] else f'    seed {cell.seed}'}: {cell.error or numbers or 'done'}"
+              f"  ({time.perf_counter() - began:.0f} s)", flush=True)
+    return [cell.error for cell in cells]

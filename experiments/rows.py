@@ -8,7 +8,7 @@ from typing import Any
 from ecrec_jax.section import shown
 from ecrec_jax.types import InputError
 
-KEYS = {"name", "command", "overrides", "from", "seeds", "hidden", "grid", "against", "published"}
+KEYS = {"name", "command", "overrides", "from", "seeds", "hidden", "grid", "against", "published", "replicas"}
 PUBLISHED = {"value", "std", "tolerance", "source", "beside"}
 COLUMN = {"title", "digits", "better"}
 

@@ -25,6 +25,7 @@ from experiments import record, wiring
 from experiments.cell import Cell
 from experiments.estimate import foresee
 from experiments.fleet import send
+from experiments.override import overrides
 from experiments.rows import rows_of
 from experiments.sheet import write
 
@@ -34,22 +35,30 @@ def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Seq
     cells: dict[tuple[str, int], Cell] = {}
     for row in rows:
         plain = wiring.plain(compose(row["command"], [*row["overrides"]]))
+        given = [*row["overrides"], *named(plain, name, row["name"])]
         for seed in row.get("seeds", seeds):
             start = cells.get((row["from"], seed))
             if row["from"] and start is None:
                 raise InputError(f"row {row['name']!r}: {row['from']!r} has no seed {seed}")
-            given = [*row["overrides"], f"seed={seed}"]
             config = plain | {"seed": seed}
             if start is not None:
-                given.append(f"model.checkpoint={start.folder / 'export'}")
                 config = config | {"model": config["model"] | {"checkpoint": str(start.folder / "export")}}
             digests, absent = needs(config, start)
             mark = hashlib.sha256(json.dumps([record.compared(config), digests], sort_keys=True).encode()).hexdigest()[:8]
-            given += [f"tracker.wandb.group={name}"] if "wandb" in config["tracker"] else []
             slug = re.sub(r"\W+", "-", row["name"]).strip("-")
             folder = out / slug / f"seed{seed}-{mark}"
-            cells[row["name"], seed] = Cell(row["name"], seed, row["command"], given, config, folder, start, absent)
+            cells[row["name"], seed] = Cell(row["name"], seed, row["command"], bool(row.get("replicas")), given, config, folder,
+                                            start, absent)
     return cells
+
+
+def named(config: Mapping[str, Any], table: str, row: str) -> list[str]:
+    """Where W&B files the runs of a row, unless the row says so itself: a group of the table's row, a tag for each."""
+    about = config["tracker"].get("wandb")
+    if about is None:
+        return []
+    given = {"group": about["group"] or f"{table}/{row}", "tags": about["tags"] or [table, row]}
+    return [word for key, value in given.items() for word in overrides(f"tracker.wandb.{key}", value)]
 
 
 def needs(config: Mapping[str, Any], start: Cell | None) -> tuple[list[str], str | None]:

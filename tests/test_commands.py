@@ -207,25 +207,25 @@ def rows_word(rows):
 
 
 def test_table(tmp_path, capsys):
-    """Two rows of a grid, from another row; two seeds of a baseline beside published numbers; a row that fails, two that can't."""
+    """Two seeds in one program of two rows of a grid, from another row; a baseline beside published numbers; what fails or can't."""
     out, small = tmp_path / "table", [*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"]
-    rows = [{"name": "pre", "hidden": True, "overrides": ["experiment=pretrain", *small]},
-            {"name": "majority", "command": "baseline", "seeds": [0, 1],
+    rows = [{"name": "pre", "hidden": True, "replicas": True, "overrides": ["experiment=pretrain", *small]},
+            {"name": "majority", "command": "baseline",
              "overrides": ["experiment=sentiment", "baseline=majority", "data.limit=100"],
              "published": {f"test/{key}": {"value": x, "source": "A"} for key, x in (("accuracy", 0.83), ("macro_f1", 0.6))}},
             {"name": "{head.pooling} | from it", "from": "pre", "against": "majority", "grid": {"head.pooling": ["cls", "mean"]},
-             "overrides": ["experiment=sentiment", *small]},
+             "replicas": True, "overrides": ["experiment=sentiment", *small]},
             {"name": "broken", "overrides": ["experiment=classify", f"data.path={tmp_path / 'bad.csv'}"]},
             {"name": "no data", "overrides": ["experiment=classify", "data.path=nowhere.csv"]},
             {"name": "no weights", "overrides": ["experiment=sentiment", "model=bert", "model.checkpoint=/no/where"]}]
     (tmp_path / "bad.csv").write_text("text,label\nonly one row,a\n")
-    words = ["table=quickstart", rows_word(rows), "seeds=1", f"out={out}"]
+    words = ["table=quickstart", rows_word(rows), "seeds=2", f"out={out}"]
     assert call("table", *words, "plan=true") == 0
     said = capsys.readouterr().out
-    assert "| pre | 1 | 0 | 1 | 0" in said and "not here: no data: data.path" in said and "about" in said and not out.exists()
+    assert "| pre | 2 | 0 | 2 | 0" in said and "not here: no data: data.path" in said and "about" in said and not out.exists()
     assert call("table", *words) == 1
     said, text = capsys.readouterr().out, (out / "table.md").read_text()
-    assert "| cls \\| from it | 1 | [" in text and "only one value" in text and "[1/" in said
+    assert "| cls \\| from it | 2 | [" in text and "only one value" in text and "[1/" in said
     assert "| majority | 2 | [**0.820 ± 0.000**](majority/) | 0.830, -0.010: within 5% |" in text and "-0.149: outside 5%" in text
     assert "| no data | 0 | data not here |" in text and "no weights: model.checkpoint: /no/where" in text
     assert "| cls \\| from it | majority | accuracy |" in text and "too few seeds" in text
@@ -233,15 +233,15 @@ def test_table(tmp_path, capsys):
     assert r"\textbf{0.820" in tex and r"\underline{" in tex and tex.count(r"\\") == 7
     assert (out / "table.png").stat().st_size > 5000
     csv = pd.read_csv(out / "table.csv")
-    assert set(csv.row) == {"majority", "cls | from it", "mean | from it"} and (csv.n == [2, 2, 1, 1, 1, 1]).all()
+    assert set(csv.row) == {"majority", "cls | from it", "mean | from it"} and (csv.n == [2, 2, 2, 2, 2, 2]).all()
     runs = [Path(folder) for cell in csv.runs for folder in cell.split()]
-    assert "export" in (runs[-1] / "config.yaml").read_text() and "parameter" in (runs[-1] / "log.txt").read_text()
+    assert "export" in (runs[-1] / "config.yaml").read_text() and "parameter" in (runs[-2] / "log.txt").read_text()
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
     made = json.loads((runs[-1] / "environment.json").read_text())
     (runs[-1] / "environment.json").write_text(json.dumps(made | {"code": "other"}))
-    assert len(stamps) == 5 and call("table", *words) == 1                   # what is done is skipped
+    assert len(stamps) == 8 and call("table", *words) == 1                   # what is done is skipped
     assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
-    assert "| mean \\| from it† | 1" in (out / "table.md").read_text()
+    assert "| mean \\| from it† | 2" in (out / "table.md").read_text()
     kept = runs[-1] / "summary.json"
     assert call("table", *words, "stale=rerun") == 1 and "†" not in (out / "table.md").read_text()
     assert kept.stat().st_mtime_ns != stamps[kept] and runs[-1].with_name(f"{runs[-1].name}.other").is_dir()
