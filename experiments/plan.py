@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ecrec_jax import build, section
+from ecrec_jax.replicas import Group, Replica
 from ecrec_jax.types import InputError
 from ecrec_jax.use import compiler, flops, topology
-from experiments import wiring
+from experiments import replicas, wiring
 
 KEYS = {"topology": str, "rows": int | None, "largest": bool}
 UNITS = ("B", "KB", "MB", "GB", "TB")   # of 1000: what is exchanged; memory is in GiB
@@ -30,30 +31,36 @@ def main(config: dict[str, Any]) -> None:
     found, limit = topology.devices(asked["topology"])
     if asked["largest"] and limit is None:
         raise InputError("largest=true looks for the limit of a device's memory: name a chip, such as topology=v5e:2x2")
-    strategy = compiler.strategy(build.constructors(config, "strategy"), found)
+    strategy, group = compiler.strategy(build.constructors(config, "strategy"), found), None
+    if config["replicas"] is not None:
+        replicas.together(config)
+        group = Group(len(replicas.members(config)), config["strategy"]["devices"], found)
+        strategy = Replica(group, 0)
     changed = wiring.debugged(config)
     parts = build.build(changed | {"strategy": changed["strategy"] | {"devices": None}})
     parts = dataclasses.replace(parts, strategy=strategy)
     rows = asked["rows"] or parts.feeds["train"].shape.rows
-    introduce(parts, asked["topology"], rows)
+    introduce(parts, asked["topology"], rows, group)
     print(f"attention: {wiring.attention(changed, parts)}", flush=True)
-    compiled = functools.cache(lambda count: compiler.compiled(compiler.lower(parts, config["seed"], count)))
+    compiled = functools.cache(lambda count: compiler.compiled(compiler.lower(parts, config["seed"], count, group)))
     try:
-        report(compiled(rows), parts, rows, limit)
+        report(compiled(rows), parts, rows * (group.count // group.mesh.size if group else 1), limit)
     except compiler.TooLarge as error:
         print(f"does not fit: {rows} rows need more than a device's {limit / topology.GIB:.4g} GiB; the compiler says: {error}")
     if asked["largest"]:
         search(compiled, parts, rows)
 
 
-def introduce(parts: build.Parts, name: str, rows: int) -> None:
+def introduce(parts: build.Parts, name: str, rows: int, group: Group | None) -> None:
     """What is compiled, by which compiler, for what."""
     packages = ("jax", "jaxlib") if name == "cpu" else ("jax", "libtpu")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     shape, devices = parts.feeds["train"].shape, parts.strategy.devices
-    print(f"{name}: {devices} devices, {type(parts.strategy).__name__}; compiled by {versions}; nothing was run on a device")
+    print(f"{name}: {group.mesh.size if group else devices} devices, {type(parts.strategy).__name__}; compiled by {versions}; "
+          "nothing was run on a device")
     print(f"batch: {rows} rows × {shape.length} tokens, {shape.slots} slots a row; "
-          f"{-(-rows // unit(parts)) * unit(parts) // devices} rows a device, empty ones included")
+          f"{-(-rows // unit(parts)) * unit(parts) // devices} rows a device, empty ones included"
+          + (f"; of each of {group.count} runs, {group.count // group.mesh.size} on a device" if group else ""))
 
 
 def unit(parts: build.Parts) -> int:

@@ -207,7 +207,7 @@ def rows_word(rows):
 
 
 def test_table(tmp_path, capsys):
-    """Two seeds in one program of two rows of a grid, from another row; a baseline beside published numbers; what fails or can't."""
+    """Two seeds in one program of a grid's two rows, from another row; a baseline beside published numbers; what fails or can't."""
     out, small = tmp_path / "table", [*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"]
     rows = [{"name": "pre", "hidden": True, "replicas": True, "overrides": ["experiment=pretrain", *small]},
             {"name": "majority", "command": "baseline",

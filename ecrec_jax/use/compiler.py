@@ -11,6 +11,7 @@ import numpy as np
 
 from ecrec_jax import section
 from ecrec_jax.build import Parts
+from ecrec_jax.replicas import Group
 from ecrec_jax.step import make_step
 from ecrec_jax.types import Facts, InputError, State, Strategy
 
@@ -56,14 +57,19 @@ def strategy(node: Mapping[str, Any], devices: Sequence[Any] | None) -> Strategy
     return section.make(node, "strategy", Facts(), found=devices, transfer=shape)
 
 
-def lower(parts: Parts, seed: int, rows: int) -> Any:
-    """The lowered step of training for batches of `rows` rows; nothing of it is run."""
+def lower(parts: Parts, seed: int, rows: int, group: Group | None = None) -> Any:
+    """The lowered step of training for batches of `rows` rows, of all runs of a group if there is one; nothing of it is run."""
     trained, frozen = parts.peft.split(parts.parameters)
     state = State(trained, jax.eval_shape(parts.optimizer.init, trained), jnp.int32(0), jnp.uint32(seed))
     one = next(parts.feeds["train"].batches(seed, 0))
     batch = {key: np.zeros((rows, *x.shape[1:]), x.dtype) for key, x in one.items()}
     place, put = parts.strategy.place, parts.strategy.put
     step = make_step(parts.graph, parts.task, parts.peft, parts.gradient, parts.optimizer, parts.strategy)
+    if group is not None:
+        group.compile("step", step, True)
+        given = (state, np.bool_(True), frozen | parts.constants, put(batch, parts.gradient.count))
+        return group.programs["step"].lower(*(jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((group.count, *x.shape), x.dtype, sharding=group.rows), tree) for tree in given))
     return parts.strategy.compile(step, True).lower(place(state), place(frozen | parts.constants),
                                                     put(batch, parts.gradient.count))
 
