@@ -32,9 +32,47 @@ def binary_cross_entropy(
     return (jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))).mean(-1)
 
 
+def focal(logits: Float[Array, "B S C"], label: Int[Array, "B S"], gamma: float, smoothing: float = 0.0) -> Float[Array, "B S"]:
+    """Focal loss: Σ_c t_c · (1 − p_c)^γ · (−log p_c) with p = softmax and t the smoothed label, as in `cross_entropy`.
+
+    Source: Lin et al. 2017, eq. 4, over all classes instead of two; smoothing e: t = (1 − e) · one-hot + e / C.
+    """
+    target = jax.nn.one_hot(label, logits.shape[-1]) * (1 - smoothing) + smoothing / logits.shape[-1]
+    return (target * hard(jax.nn.log_softmax(logits), gamma)).sum(-1)
+
+
+def binary_focal(
+    logits: Float[Array, "B S C"], label: Float[Array, "B S C"], gamma: float, smoothing: float = 0.0
+) -> Float[Array, "B S"]:
+    """Mean over the C labels of −t (1 − p)^γ log p − (1 − t) p^γ log(1 − p) with p = sigmoid(z), t = (1 − e)·label + e/2.
+
+    Source: Lin et al. 2017, eq. 4.
+    """
+    target = label * (1 - smoothing) + smoothing / 2
+    yes, no = (hard(jax.nn.log_sigmoid(z), gamma) for z in (logits, -logits))
+    return (target * yes + (1 - target) * no).mean(-1)
+
+
+def hard(log_chance: Float[Array, "..."], gamma: float) -> Float[Array, "..."]:
+    """(1 − p)^γ · (−log p); the floor keeps the power's gradient finite where p is 1."""
+    return jnp.maximum(-jnp.expm1(log_chance), 1e-12) ** gamma * -log_chance
+
+
 def squared_error(value: Float[Array, "B S"], label: Float[Array, "B S"], scale: float = 1.0) -> Float[Array, "B S"]:
     """((value − label) / scale)²: the scale is the spread of the training labels, so that rates carry over."""
     return jnp.square((value - label) / scale)
+
+
+def huber(
+    value: Float[Array, "B S"], label: Float[Array, "B S"], delta: float, scale: float = 1.0
+) -> Float[Array, "B S"]:
+    """r² where |r| ≤ δ, else δ (2 |r| − δ), with r = (value − label) / scale: twice Huber's loss, so that it is the squared error
+    where δ is large.
+
+    Source: Huber 1964.
+    """
+    size = jnp.abs(value - label) / scale
+    return jnp.where(size <= delta, jnp.square(size), delta * (2 * size - delta))
 
 
 def info_nce(

@@ -105,7 +105,8 @@ def test_predict_agrees_with_the_predictions_of_the_run(trained, tmp_path):
         assert np.abs(scores - np.stack(kept.scores)).max() < 1e-5
 
 
-NEWER = {"task": ["class_weights", "label_smoothing"], "data": ["segmenter", "row_length"], "head": ["dropout"],
+NEWER = {"task": ["class_weights", "label_smoothing", "focal_gamma"], "head": ["dropout"],
+         "data": ["segmenter", "row_length", "source", "sha256", "pattern", "encoding", "label_names"],
          "model": ["causal", "new_head", "dtype"], "strategy": ["coordinator", "processes", "process_id"]}
 
 

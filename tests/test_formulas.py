@@ -77,6 +77,52 @@ def test_squared_error_is_in_units_of_the_spread():
     assert float(found[0, 0]) == 4.0   # ((5 − 2) / 1.5)²
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal(gamma, smoothing):
+    chance = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+    target = (1 - smoothing) * np.eye(7)[LABEL] + smoothing / 7
+    found = losses.focal(jnp.asarray(LOGITS, "f4"), jnp.asarray(LABEL), gamma, smoothing)
+    np.testing.assert_allclose(found, -(target * (1 - chance) ** gamma * np.log(chance)).sum(-1), rtol=1e-5, atol=1e-6)
+    chance, label = 1 / (1 + np.exp(-LOGITS)), RNG.integers(0, 2, LOGITS.shape)
+    target = (1 - smoothing) * label + smoothing / 2
+    wanted = -(target * (1 - chance) ** gamma * np.log(chance) + (1 - target) * chance ** gamma * np.log(1 - chance)).mean(-1)
+    found = losses.binary_focal(jnp.asarray(LOGITS, "f4"), jnp.asarray(label, "f4"), gamma, smoothing)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    sure = jnp.array([[[1e4, 0.0, -1e4]]])   # chances 1 and 0
+    for form, right in ((losses.focal, jnp.zeros((1, 1), int)), (losses.binary_focal, jnp.array([[[1.0, 0.0, 0.0]]]))):
+        loss, slope = jax.value_and_grad(lambda z, form=form, right=right: form(z, right, gamma, smoothing).sum())(sure)
+        assert np.isfinite(loss) and np.isfinite(slope).all()
+
+
+def test_focal_without_focus_is_cross_entropy():
+    """And the task takes one or the other."""
+    logits, label = jnp.asarray(LOGITS, "f4"), jnp.asarray(LABEL)
+    np.testing.assert_allclose(losses.focal(logits, label, 0.0, 0.1), losses.cross_entropy(logits, label, 0.1), rtol=1e-5,
+                               atol=1e-6)
+    several = jnp.asarray(RNG.integers(0, 2, LOGITS.shape), "f4")
+    np.testing.assert_allclose(losses.binary_focal(logits, several, 0.0, 0.1), losses.binary_cross_entropy(logits, several, 0.1),
+                               rtol=1e-5, atol=1e-6)
+    for multi, given, form in ((False, label, losses.focal), (True, several, losses.binary_focal)):
+        task = Classification(multi, 0.1, 2.0, None, tuple("abcdefg"), (1,) * 7)
+        assert (task.loss(logits, {"label": given}, None) == form(logits, given, 2.0, 0.1)).all()
+    with pytest.raises(InputError, match=r"task\.focal_gamma is -1"):
+        Classification(False, 0.0, -1.0, None, ("a", "b"), (1, 1))
+
+
+def test_huber():
+    """In units of the spread, 1.5: an error of 3 is 2, of 0.75 is a half; δ = 1: 1 · (2 · 2 − 1) = 3, and ½² = 1/4."""
+    value, label = jnp.array([[5.0, 1.25, -1.0]]), jnp.array([[2.0, 2.0, 2.0]])
+    assert losses.huber(value, label, 1.0, 1.5).tolist() == [[3.0, 0.25, 3.0]]
+    slope = jax.grad(lambda v: losses.huber(v, label, 1.0, 1.5).sum())(value)
+    np.testing.assert_allclose(slope, [[2 / 1.5, -1 / 1.5, -2 / 1.5]], rtol=1e-6)   # no more than at δ
+    assert (losses.huber(value, label, 1e3, 1.5) == losses.squared_error(value, label, 1.5)).all()
+    for delta, form in ((1.0, [[3.0, 0.25, 3.0]]), (None, losses.squared_error(value, label, 1.5).tolist())):
+        assert Regression(delta, 1.5).loss(value, {"label": label}, None).tolist() == form
+    with pytest.raises(InputError, match=r"task\.huber_delta is 0"):
+        Regression(0.0, 1.5)
+
+
 def test_info_nce():
     vector = RNG.normal(size=(6, 4))
     vector /= np.linalg.norm(vector, axis=1, keepdims=True)
@@ -91,12 +137,12 @@ def test_info_nce():
 
 def test_class_weights_weigh_the_mean():
     """Balanced: 5 + 3 + 2 examples, so 10/(3·5), 10/(3·3), 10/(3·2)."""
-    task = Classification(False, 0.0, "balanced", ("a", "b", "c"), (5, 3, 2))
+    task = Classification(False, 0.0, 0.0, "balanced", ("a", "b", "c"), (5, 3, 2))
     np.testing.assert_allclose(task.weight(), [10 / 15, 10 / 9, 10 / 6], rtol=1e-6)
     prepared = task.prepare(Example(np.arange(4, dtype="i4"), np.zeros(4, "i4"), 2, 0), np.random.default_rng(0))
     assert prepared["weight"][0] == np.float32(10 / 6) and prepared["slot"][0] == 0
     with pytest.raises(InputError, match=r"task\.class_weights has 2 numbers"):
-        Classification(False, 0.0, [1.0, 2.0], ("a", "b", "c"), (5, 3, 2))
+        Classification(False, 0.0, 0.0, [1.0, 2.0], ("a", "b", "c"), (5, 3, 2))
 
 
 def test_normalised_weights_sum_to_one_and_zero_stays():
