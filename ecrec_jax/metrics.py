@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 from sklearn import metrics as sk
 
 
 def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro/micro/weighted F1, MCC, ROC-AUC (one against the rest, macro), per class, confusion matrix.
+    """Accuracy, macro/micro/weighted F1, MCC, ROC-AUC and PR-AUC (average precision; both one against the rest, macro), expected
+    calibration error with its bins, per class, confusion matrix.
 
-    Classes without an example count with F1 = 0 in the macro mean; ROC-AUC is left out where a class is missing.
+    Classes without an example count with F1 = 0 in the macro mean; both areas are left out where a class is missing.
     """
     predicted, ids = scores.argmax(-1), np.arange(len(labels))
     found: dict[str, Any] = {"accuracy": float(sk.accuracy_score(label, predicted))}
@@ -23,16 +24,18 @@ def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"]
         binary = len(labels) == 2
         found["roc_auc"] = float(sk.roc_auc_score(label, scores[:, 1] if binary else scores / scores.sum(-1, keepdims=True),
                                                   multi_class="ovr", labels=None if binary else ids))
+        found["pr_auc"] = float(np.mean([sk.average_precision_score(label == c, scores[:, c]) for c in ids[int(binary):]]))
+    found["ece"], bins = calibration(scores.max(-1), predicted == label)
     precision, recall, f1, support = sk.precision_recall_fscore_support(label, predicted, labels=ids, zero_division=0)
     return found | {
         "per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
                              "support": int(support[i])} for i, name in enumerate(labels)},
-        "confusion_matrix": sk.confusion_matrix(label, predicted, labels=ids).tolist(),
+        "calibration": bins, "confusion_matrix": sk.confusion_matrix(label, predicted, labels=ids).tolist(),
     }
 
 
 def multi_label(label: Float[np.ndarray, "E C"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
-    """Subset accuracy, macro/micro/weighted F1 at threshold .5, ROC-AUC (macro over labels that have both values)."""
+    """Subset accuracy, macro/micro/weighted F1 at threshold .5, ROC-AUC and PR-AUC (macro over labels that have both values)."""
     truth, predicted = label > 0.5, scores > 0.5
     found: dict[str, Any] = {"accuracy": float(sk.accuracy_score(truth, predicted))}
     for name in ("macro", "micro", "weighted"):
@@ -40,9 +43,28 @@ def multi_label(label: Float[np.ndarray, "E C"], scores: Float[np.ndarray, "E C"
     mixed = [c for c in range(truth.shape[1]) if 0 < truth[:, c].sum() < len(truth)]
     if mixed:
         found["roc_auc"] = float(np.mean([sk.roc_auc_score(truth[:, c], scores[:, c]) for c in mixed]))
+        found["pr_auc"] = float(np.mean([sk.average_precision_score(truth[:, c], scores[:, c]) for c in mixed]))
     precision, recall, f1, support = sk.precision_recall_fscore_support(truth, predicted, average=None, zero_division=0)
     return found | {"per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
                                          "support": int(support[i])} for i, name in enumerate(labels)}}
+
+
+def calibration(
+    confidence: Float[np.ndarray, "E"], hit: Bool[np.ndarray, "E"], bins: int = 15
+) -> tuple[float, list[dict[str, Any]]]:
+    """(Σ_b n_b / n · |accuracy_b − confidence_b|, the bins) over equal shares (low, high] of [0, 1]; an empty bin has nulls.
+
+    Source: Guo et al. 2017, eq. 3.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    own, gap, found = np.searchsorted(edges[1:-1], confidence), 0.0, []
+    for b in range(bins):
+        mine = own == b
+        sure, right = (float(x[mine].mean()) if mine.any() else None for x in (confidence, hit))
+        gap += 0.0 if sure is None else float(mine.mean()) * abs(right - sure)
+        found.append({"low": float(edges[b]), "high": float(edges[b + 1]), "confidence": sure, "accuracy": right,
+                      "count": int(mine.sum())})
+    return gap, found
 
 
 def regression(label: Float[np.ndarray, "E"], value: Float[np.ndarray, "E"]) -> dict[str, float]:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from ecrec_jax import block, factored, losses, metrics, section
 from ecrec_jax.optimizer.adamw import clipped
@@ -172,6 +174,38 @@ def test_roc_auc_of_two_classes():
     high = np.array([0.9, 0.5, 0.4, 0.1])
     assert metrics.classification(np.array([1, 0, 1, 0]), np.stack([1 - high, high], 1), ("n", "y"))["roc_auc"] == 0.75
     assert "roc_auc" not in metrics.classification(np.array([1, 1]), np.array([[0.5, 0.5]] * 2), ("n", "y"))
+
+
+def test_average_precision():
+    """Positives rank 1 and 3 of 4: precision 1 at half the recall, 2/3 at the other half: 5/6. Of several classes their mean."""
+    high = np.array([0.9, 0.5, 0.4, 0.1])
+    found = metrics.classification(np.array([1, 0, 1, 0]), np.stack([1 - high, high], 1), ("n", "y"))
+    assert found["pr_auc"] == pytest.approx(5 / 6)
+    scores, label = RNG.dirichlet(np.ones(3), 200), np.arange(200) % 3
+    wanted = sk.average_precision_score(np.eye(3)[label], scores, average="macro")
+    assert metrics.classification(label, scores, ("a", "b", "c"))["pr_auc"] == pytest.approx(wanted)
+    truth = RNG.integers(0, 2, scores.shape)
+    assert metrics.multi_label(truth, scores, ("a", "b", "c"))["pr_auc"] == pytest.approx(sk.average_precision_score(truth, scores))
+    assert "pr_auc" not in metrics.classification(np.array([1, 1]), np.array([[0.5, 0.5]] * 2), ("n", "y"))
+
+
+def test_calibration():
+    """.95 and .97 with one of two right, .6 and .6 both right: (2 · |.5 − .96| + 2 · |1 − .6|) / 4. Bins as in scikit-learn."""
+    gap, bins = metrics.calibration(np.array([0.95, 0.97, 0.6, 0.6]), np.array([True, False, True, True]))
+    assert gap == pytest.approx((2 * 0.46 + 2 * 0.4) / 4) and len(bins) == 15
+    assert [(b["count"], b["accuracy"]) for b in bins if b["count"]] == [(2, 1.0), (2, 0.5)]
+    assert bins[0] == {"low": 0.0, "high": pytest.approx(1 / 15), "confidence": None, "accuracy": None, "count": 0}
+    confidence = np.concatenate([RNG.uniform(0, 1, 500), np.linspace(0, 1, 16)])   # the edges too
+    hit = RNG.uniform(0, 1, len(confidence)) < confidence
+    gap, bins = metrics.calibration(confidence, hit)
+    right, sure = calibration_curve(hit, confidence, n_bins=15)
+    np.testing.assert_allclose([b["accuracy"] for b in bins], right)
+    np.testing.assert_allclose([b["confidence"] for b in bins], sure)
+    assert gap == pytest.approx(sum(b["count"] * abs(a - c) for b, a, c in zip(bins, right, sure, strict=True)) / len(hit))
+    scores = RNG.dirichlet(np.ones(3), 100)
+    found = metrics.classification(np.arange(100) % 3, scores, ("a", "b", "c"))
+    assert found["ece"] == metrics.calibration(scores.max(-1), scores.argmax(-1) == np.arange(100) % 3)[0]
+    assert sum(b["count"] for b in found["calibration"]) == 100
 
 
 def test_multi_label_metrics():
