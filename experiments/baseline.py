@@ -14,6 +14,7 @@ from ecrec_jax import build, evaluate, section, source
 from ecrec_jax.data import copies, tokenise
 from ecrec_jax.types import Facts, InputError
 from experiments import record
+from experiments.plot import reports
 from experiments.train import show
 
 
@@ -27,6 +28,7 @@ def main(config: dict[str, Any]) -> None:
     with lock:
         if summary is None:
             summary = fit(config, folder) | {"wall_seconds": time.perf_counter() - began}
+            reports(folder)
             evaluate.write_json(summary, folder / "summary.json")
     show(summary, config["best"]["metric"], folder)
 

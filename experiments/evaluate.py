@@ -14,6 +14,7 @@ from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.text import SPLITS
 from ecrec_jax.types import Facts, InputError
 from experiments import record, saved, wiring
+from experiments.plot import reports
 
 
 def main(config: dict[str, Any]) -> None:
@@ -36,6 +37,7 @@ def main(config: dict[str, Any]) -> None:
     evaluator = evaluate.Evaluator(dataclasses.replace(parts, corpus=corpus), place(frozen | parts.constants))
     metrics, columns = evaluator.measure(place(trained), feed, title=split)
     found = evaluate.keep(folder, split, metrics, columns, parts.facts)
+    reports(folder)
     path = folder / "summary.json"
     if path.is_file():
         evaluate.write_json(json.loads(path.read_text(encoding="utf-8")) | found, path)

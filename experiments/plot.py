@@ -1,13 +1,17 @@
-"""Plots: curves of a run, bars of a table."""
+"""Plots: curves of a run, what its reports say of classes and confidence, bars of a table."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+
+COUNTED = 20   # classes up to which a confusion matrix says its counts
 
 
 def curves(folder: Path) -> None:
@@ -29,6 +33,51 @@ def curves(folder: Path) -> None:
         if chosen:
             axis.legend(fontsize=8)
     save(figure, folder / "plots" / "curves.png")
+
+
+def reports(folder: Path) -> None:
+    """plots/confusion_SPLIT.png and plots/reliability_SPLIT.png of every report that says so much."""
+    for path in sorted((folder / "report").glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "confusion_matrix" in report:
+            confusion(np.array(report["confusion_matrix"]), list(report["per_class"]), path.stem,
+                      folder / "plots" / f"confusion_{path.stem}.png")
+        if "calibration" in report:
+            reliability(report["calibration"], path.stem, folder / "plots" / f"reliability_{path.stem}.png")
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], title: str, path: Path) -> None:
+    """Shades are shares of a label's examples (a row sums to 1, or to 0 where there is none), figures are counts."""
+    classes = len(names)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = max(4.0, min(0.55, 12 / classes) * classes) + 1.5
+    figure, axis = plt.subplots(figsize=(side + 1, side), constrained_layout=True)
+    figure.colorbar(axis.imshow(shares, cmap="Blues", vmin=0, vmax=1), shrink=0.8, label="share of the label")
+    if classes <= COUNTED:
+        for i, j in np.ndindex(classes, classes):
+            axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8,
+                      color="white" if shares[i, j] > 0.5 else "black")
+    size = 8 if classes <= COUNTED else 4
+    axis.set(title=title, xlabel="prediction", ylabel="label")
+    axis.set_xticks(range(classes), names, rotation=90, fontsize=size)
+    axis.set_yticks(range(classes), names, fontsize=size)
+    save(figure, path)
+
+
+def reliability(bins: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """How often predictions of a confidence are right, beside how many there are; on the dashed line both are equal."""
+    full = [b for b in bins if b["count"]]
+    total = sum(b["count"] for b in full)
+    gap = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in full) / total
+    figure, axes = plt.subplots(2, 1, figsize=(5, 6), sharex=True, height_ratios=(3, 1), constrained_layout=True)
+    for axis, heights in zip(axes, ([b["accuracy"] for b in full], [b["count"] / total for b in full]), strict=True):
+        axis.bar([b["low"] for b in full], heights, [b["high"] - b["low"] for b in full], align="edge", edgecolor="white")
+        axis.grid(alpha=0.3)
+    axes[0].plot([b["confidence"] for b in full], [b["accuracy"] for b in full], "o", color="tab:orange", markersize=4)
+    axes[0].plot((0, 1), (0, 1), "--", color="black", linewidth=1)
+    axes[0].set(title=f"{title}: expected calibration error {gap:.3f}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes[1].set(xlabel="confidence", ylabel="share")
+    save(figure, path)
 
 
 def bars(cells: Mapping[str, Mapping[str, tuple[float, float]]], columns: Sequence[str], path: Path,

@@ -35,7 +35,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     it the default that leaves runs as they were."""
     root = {name: value for name, value in option(Path(CONF) / "train.yaml").items() if name in wiring.ROOTS}
     nouns = {name: defaults(name, node.get("_target_")) | node for name, node in config.items()
-             if name in wiring.NOUNS and isinstance(node, dict)}
+             if name in (*wiring.NOUNS, "baseline") and isinstance(node, dict)}
     return root | dict(config) | nouns
 
 

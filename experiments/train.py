@@ -146,10 +146,11 @@ def note(folder: Path) -> None:
 
 
 def plot(folder: Path) -> None:
-    """plots/curves.png: what was logged over the steps."""
-    from experiments.plot import curves
+    """What was logged over the steps, and what the reports say."""
+    from experiments.plot import curves, reports
 
     curves(folder)
+    reports(folder)
 
 
 def show(summary: Mapping[str, Any], metric: str, folder: Path) -> None:

@@ -80,11 +80,17 @@ def trained(tmp_path_factory):
 
 def test_evaluate_gives_the_summary_again(trained, capsys):
     before = json.loads((trained / "summary.json").read_text())
+    plots = sorted((trained / "plots").iterdir())
+    assert [path.name for path in plots] == ["confusion_test.png", "confusion_valid.png", "curves.png", "reliability_test.png",
+                                             "reliability_valid.png"]
+    plots[0].unlink()
     assert call("evaluate", f"run_dir={trained}", "split=test") == 0
+    assert plots[0].stat().st_size > 5000
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found and all(before[key] == pytest.approx(value, abs=1e-6) for key, value in found.items())
     report = json.loads((trained / "report" / "test.json").read_text())
     assert sum(map(sum, report["confusion_matrix"])) == 300 and "Dresses" in report["per_class"]
+    assert sum(bin["count"] for bin in report["calibration"]) == 300
 
 
 def test_predict_agrees_with_the_predictions_of_the_run(trained, tmp_path):
@@ -163,6 +169,26 @@ def test_every_key_has_a_default_for_runs_without_it(noun):
         whole = {key: x for key, x in world.composed(f"{noun}={name}")[noun].items()}
         bare = saved.complete({noun: {"_target_": whole["_target_"]}})[noun]
         assert bare.keys() == whole.keys() and saved.complete({noun: whole})[noun] == whole
+
+
+def test_baselines_of_words_and_of_characters(tmp_path):
+    """Classes that differ in a character are one to words, which are whole sentences here; a run made before there were
+    analyzers is still its own."""
+    rows = [{"text": f"{a}{'很喜欢' if i % 2 else '不喜欢'}{b}", "label": i % 2}
+            for i, (a, b) in enumerate((a, b) for a in "这那它他你" for b in "衣鞋帽书店啊了呢")]
+    pd.DataFrame(rows).to_csv(tmp_path / "my.csv", index=False)
+    found = {}
+    for name in ("majority", "tfidf", "tfidf_char"):
+        words = ["experiment=classify", f"data.path={tmp_path / 'my.csv'}", f"baseline={name}", f"run_dir={tmp_path / name}"]
+        words += ["baseline.min_count=1"] * (name == "tfidf")
+        assert call("baseline", *words) == 0
+        found[name] = json.loads((tmp_path / name / "summary.json").read_text())["test/accuracy"]
+        assert (tmp_path / name / "plots" / "reliability_test.png").stat().st_size > 5000
+    assert found["majority"] == found["tfidf"] == 0.5 and found["tfidf_char"] == 1
+    path = tmp_path / "tfidf" / "config.yaml"
+    path.write_text(path.read_text().replace("  analyzer: word\n", ""))
+    words = ["experiment=classify", f"data.path={tmp_path / 'my.csv'}", "baseline=tfidf", "baseline.min_count=1"]
+    assert call("baseline", *words, f"run_dir={tmp_path / 'tfidf'}") == 0
 
 
 @pytest.mark.parametrize("format", ["hf", "hf_flax"])

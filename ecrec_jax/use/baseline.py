@@ -28,8 +28,10 @@ class Majority:
 
 @dataclasses.dataclass(frozen=True)
 class Tfidf:
-    """TF-IDF of word n-grams (sublinear counts) with logistic regression of strength C; ridge regression for numbers."""
+    """TF-IDF of n-grams of words or characters (sublinear counts) with logistic regression of strength C; ridge regression for
+    numbers. Words are what white space and punctuation part: of Chinese, take characters."""
 
+    analyzer: Literal["word", "char"]
     ngrams: int
     min_count: int
     strength: float
@@ -37,7 +39,7 @@ class Tfidf:
     def scores(self, texts: Sequence[str], labels: Any, target: Target, classes: int,
                asked: Sequence[str]) -> Float[np.ndarray, "E C"]:
         """What is predicted for the asked texts after seeing the labelled ones."""
-        words = TfidfVectorizer(ngram_range=(1, self.ngrams), min_df=self.min_count, sublinear_tf=True,
+        words = TfidfVectorizer(analyzer=self.analyzer, ngram_range=(1, self.ngrams), min_df=self.min_count, sublinear_tf=True,
                                 dtype=np.float32)
         known, new = words.fit_transform(texts), words.transform(asked)
         if target == "number":
