@@ -14,6 +14,7 @@ from experiments.override import overrides
 from tests.world import composed
 
 SWEEPS = sorted((Path(launch.CONF).parent / "sweeps").glob("*.yaml"))
+KEYS = {"project", "method", "metric", "parameters", "early_terminate", "command"}
 METHODS, GOALS, EXIT = ("bayes", "random", "grid"), ("maximize", "minimize"), "${args_json_file}"
 
 
@@ -24,12 +25,14 @@ def read(path):
 
 def values(parameter):
     """What an agent may draw, the ends of a range included."""
+    assert len({"value", "values", "min"} & set(parameter)) == 1
+    assert set(parameter) <= {"value", "values", "min", "max", "distribution"}
     if "value" in parameter:
         return [parameter["value"]]
     if "values" in parameter:
         return parameter["values"]
     assert isinstance(parameter["min"], int | float) and isinstance(parameter["max"], int | float), "1e-5 is text in yaml: 1.0e-5"
-    assert 0 < parameter["min"] < parameter["max"] or "log" not in parameter["distribution"]
+    assert 0 < parameter["min"] < parameter["max"] or "log" not in parameter.get("distribution", "")
     return [parameter["min"], parameter["max"]]
 
 
@@ -62,9 +65,10 @@ def metrics_of(config):
     return {f"valid/{key}" for key, x in task.metrics(columns).items() if isinstance(x, int | float)} | {"valid/loss"}
 
 
-def test_there_is_one():
-    """The ablation of the learning rate."""
-    assert "learning_rate" in [path.stem for path in SWEEPS]
+def test_the_files_are_there():
+    """The ablations that people ask for."""
+    assert {path.stem for path in SWEEPS} >= {"learning_rate", "heads", "pooling", "label_fraction", "masking_rate", "pretraining"}
+    assert {read(path)["method"] for path in SWEEPS} == {*METHODS}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -82,7 +86,7 @@ def test_parameters(path):
     """Each is a key of the composed config, or a group whose every choice is there."""
     sweep = read(path)
     known = leaves(composed(*fixed(sweep)))
-    assert "experiment" in sweep["parameters"]
+    assert "experiment" in sweep["parameters"] and not set(sweep) - KEYS
     for key, parameter in sweep["parameters"].items():
         assert key in known or key in groups(), f"{key} is no key of a run"
         if key in groups():
