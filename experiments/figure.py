@@ -31,10 +31,9 @@ def line(i: int) -> str:
     return ("solid", "dashed", "dotted")[i // len(LIGHT) % 3]
 
 
-def curves(title: str, drawn: Sequence[Curve]) -> Markup:
-    """Curves over the steps, in one frame."""
-    every = [point for _, _, points in drawn for point in points]
-    frame = Frame(*span([x for x, _ in every]), *span([y for _, y in every]))
+def curves(title: str, drawn: Sequence[Curve], last: float) -> Markup:
+    """Curves over the steps up to the `last`, in one frame."""
+    frame = Frame(0, last, *span([y for _, _, points in drawn for _, y in points]))
     inside = [frame.axes()]
     for i, name, points in drawn:
         dash = {"solid": "none", "dashed": "6 3", "dotted": "2 3"}[line(i)]
@@ -107,9 +106,10 @@ class Frame:
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:
-    """From the least to the largest, some room where they are one."""
+    """From the least to the largest, with some room."""
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10)
+    room = (high - low) / 20 or abs(low) / 10 or 1
+    return low - room, high + room
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:

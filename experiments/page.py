@@ -22,10 +22,10 @@ p{margin:.5rem 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 th,td{padding:.3rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 th{font-weight:600;white-space:nowrap}
-td.value{max-width:26rem;min-width:5rem;overflow-wrap:anywhere}
+td.value{max-width:26rem;min-width:8rem;overflow-wrap:anywhere}
 td.number,th.number{text-align:right;white-space:nowrap}
 .heat td.number{background:rgb(42 120 214/calc(var(--share)*.6));border:1px solid var(--line)}
-.heat small{display:block;color:var(--soft)}
+.heat small{display:block;opacity:.8}
 details{margin:.75rem 0}
 summary{cursor:pointer;padding:.35rem 0}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1rem}

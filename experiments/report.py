@@ -27,20 +27,24 @@ def of_runs(names: Any) -> tuple[list[dict[str, Any]], dict[tuple[str, int], Cel
         InputError: a folder holds no run.
     """
     rows, cells, known = [], {}, {}
-    folders = list(dict.fromkeys([names] if isinstance(names, str) else names))
-    for name in folders:
-        folder = Path(str(name))
+    folders = [Path(str(name)) for name in dict.fromkeys(names if isinstance(names, list) else [names])]
+    for folder in folders:
         config = saved.complete(source.load_config(folder))
-        short = folder.name if [Path(str(x)).name for x in folders].count(folder.name) == 1 else str(folder)
         mark = json.dumps(record.compared(config) | {"seed": None}, sort_keys=True, default=str)
         if (known.get(mark), config["seed"]) in cells:   # the same run twice: two rows
             mark = str(folder)
         if mark not in known:
-            known[mark] = short
-            rows.append({"name": short, "against": []})
+            known[mark] = short(folder, folders)
+            rows.append({"name": known[mark], "against": []})
         command = "baseline" if "baseline" in config else "train"
         cells[known[mark], config["seed"]] = Cell(known[mark], config["seed"], command, [], config, folder, None)
     return rows, cells
+
+
+def short(folder: Path, folders: list[Path]) -> str:
+    """The end of a folder's name that no other has."""
+    ends = ("/".join(folder.parts[-n:]) for n in range(1, len(folder.parts) + 1))
+    return next((end for end in ends if sum(f"/{x}".endswith(f"/{end}") for x in folders) == 1), str(folder))
 
 
 def columns_of(cells: list[Cell], split: str) -> tuple[dict[str, Any], dict[str, Any]]:

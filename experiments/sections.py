@@ -19,10 +19,10 @@ Sides = dict[str, list[Cell]]   # name of a row -> its runs
 
 
 def differing(sides: Sides) -> Markup:
-    """The keys in which the rows differ, and all others."""
+    """The keys in which the rows differ, and all others but those of folder and trackers, which change nothing."""
     flat = {name: record.flatten(cells[0].config) for name, cells in sides.items()}
-    free = ("run_dir", "tracker.wandb.group", *(["seed"] if any(len(cells) > 1 for cells in sides.values()) else []))
-    keys = [key for key in dict.fromkeys(key for node in flat.values() for key in node) if key not in free]
+    free = ["run_dir", "tracker", *(["seed"] if any(len(cells) > 1 for cells in sides.values()) else [])]
+    keys = [key for key in dict.fromkeys(key for node in flat.values() for key in node) if key.partition(".")[0] not in free]
     said = {key: [said_of(node, key) for node in flat.values()] for key in keys}
     differ = [[key, *values] for key, values in said.items() if len(set(values)) > 1]
     equal = [[key, values[0]] for key, values in said.items() if len(set(values)) == 1]
@@ -75,7 +75,7 @@ def significance(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, in
 
 
 def courses(sides: Sides) -> Markup | None:
-    """Training loss and validation metrics over the steps, a curve a run."""
+    """Training loss and validation metrics over the steps, a curve a run; not what was measured once."""
     drawn: dict[str, list[figure.Curve]] = {}
     for i, (name, cells) in enumerate(sides.items()):
         for cell in cells:
@@ -87,9 +87,11 @@ def courses(sides: Sides) -> Markup | None:
                         series.setdefault(key, []).append((row["step"], row[key]))
             for key, points in series.items():
                 drawn.setdefault(key, []).append((i, f"{name}, seed {cell.seed}", points))
+    drawn = {key: curves for key, curves in drawn.items() if any(len(points) > 1 for *_, points in curves)}
     if not drawn:
         return None
-    panels = (figure.curves(key, drawn[key]) for key in sorted(drawn, key=lambda key: (not key.endswith("/loss"), key)))
+    last = max(points[-1][0] for curves in drawn.values() for *_, points in curves)
+    panels = (figure.curves(key, drawn[key], last) for key in sorted(drawn, key=lambda key: (not key.endswith("/loss"), key)))
     return page.joined(tag("h2", "Curves"), figure.legend(list(sides)), tag("div.grid", *panels))
 
 
@@ -147,13 +149,13 @@ def against(rows: Sequence[Mapping[str, Any]], sides: Sides, split: str, root: s
 
 def surroundings(sides: Sides) -> Markup:
     """Where the runs are and what made them."""
-    lines = []
+    cards = []
     for name, cells in sides.items():
         for cell in cells:
-            path = cell.folder / "environment.json"
+            path, summary = cell.folder / "environment.json", cell.summary()
             about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            summary = cell.summary()
-            lines.append([f"{name}, seed {cell.seed}", str(cell.folder), "not finished" if summary is None else
-                          f"{summary.get('wall_seconds', 0):.0f} s", about.get("started", "–"), ", ".join(about.get("devices", [])),
-                          about.get("commit", "–")[:12], " ".join(about.get("command", [])[1:])])
-    return page.joined(tag("h2", "Runs"), page.table(["", "folder", "took", "started", "devices", "commit", "overrides"], lines))
+            took = "not finished" if summary is None else f"{summary.get('wall_seconds', 0):.0f} s"
+            said = [str(cell.folder), took, about.get("started"), ", ".join(about.get("devices", [])), about.get("commit", "")[:12]]
+            cards.append(tag("article", tag("p", tag("b", f"{name}, seed {cell.seed}")),
+                             tag("p.soft", " · ".join(filter(None, said))), tag("p", " ".join(about.get("command", [])[1:]))))
+    return page.joined(tag("h2", "Runs"), *cards)
