@@ -44,7 +44,7 @@ def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     task, model = section.make(config["task"], "task", facts), section.make(config["baseline"], "baseline", facts)
     source.save_facts(facts, folder)
     evaluate.write_json({"sha256": corpus.digest, **corpus.report}, folder / "data.json")
-    known, summary = [e.label for e in corpus.examples["train"]], {}
+    known, summary = [e.label for e in corpus.examples["train"]], record.marks(config, corpus.digest)
     splits = [split for split in ("valid", "test") if corpus.examples[split]]
     asked = [text for split in splits for text in corpus.texts[split]]
     scores = np.asarray(model.scores(corpus.texts["train"], known, data.target, len(facts.labels or ()), asked))

@@ -65,6 +65,16 @@ def code_hash() -> str:
     return mark.hexdigest()[:16]
 
 
+def marks(config: Mapping[str, Any], digest: str) -> dict[str, str]:
+    """Fingerprints of what made a run: its code, its data, and its protocol (which rows are read as what, and what picks the
+    checkpoint). Runs whose last two agree were tested on the same."""
+    free = {"train_fraction", "batch_size", "augment", "copies", "tokenizer", "segmenter", "row_length", "max_length", "root",
+            "source"}
+    protocol = [{key: x for key, x in config["data"].items() if key not in free}, config["best"]]
+    mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
+    return {"fingerprint/code": code_hash(), "fingerprint/data": digest[:16], "fingerprint/protocol": mark[:16]}
+
+
 def open_run(config: Mapping[str, Any], folder: Path) -> tuple[Any, dict[str, Any] | None]:
     """Take the folder: (lock to hold, summary if the run is finished).
 

@@ -55,7 +55,7 @@ def begin(config: Mapping[str, Any], changed: Mapping[str, Any], parts: build.Pa
     """(the loop of a run, what its summary says besides)."""
     copied = parts.corpus.report.get(COPIES, {}).get("sha256")
     processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
-    about = processes.agree(lambda: describe(parts, folder) | computing(changed, parts))
+    about = processes.agree(lambda: describe(parts, folder) | computing(changed, parts) | record.marks(config, parts.corpus.digest))
     told: dict[str, Any] = {}
     processes.agree(lambda: told.update(trackers(config, folder)))
     return Loop(parts, wiring.plan_of(changed), folder, told, stop), about
@@ -69,11 +69,11 @@ def take(config: Mapping[str, Any], folder: Path, held: contextlib.ExitStack) ->
 
 
 def finish(loop: Loop, summary: Mapping[str, Any], folder: Path) -> None:
-    """Tell the trackers, write what a run leaves."""
+    """Draw, tell the trackers, write what a run leaves."""
+    plot(folder)
     for tracker in loop.trackers.values():
         tracker.finish(summary)
     evaluate.write_json(summary, folder / "summary.json")
-    plot(folder)
 
 
 def trackers(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

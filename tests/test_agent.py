@@ -3,13 +3,17 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import wandb
 import yaml
@@ -94,7 +98,7 @@ def test_what_wandb_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", mock.Mock(return_value=run))
     monkeypatch.setattr(os, "kill", lambda *given: got.append(given))
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    tracker = Wandb(str(tmp_path), {}, "shop", None, [], "online")
+    tracker = Wandb(str(tmp_path), {}, "shop", None, [], False, "online")
     tracker.start(0, 10, {})
     wandb.init.call_args.kwargs["settings"].stop_fn()
     assert got == [(os.getpid(), signal.SIGTERM)]
@@ -105,6 +109,32 @@ def test_what_wandb_is_told(tmp_path, monkeypatch):
     assert tracker.state() == {"id": "abc"} and not run.mark_preempting.called
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert tracker.state() == {"id": "abc"} and run.mark_preempting.called
+
+
+def test_what_a_finished_run_leaves_in_wandb(tmp_path):
+    """Its plots, its summary, and, asked for, what rebuilds it as an artifact."""
+    for name in ("plots/confusion_test.png", "checkpoints/4/weights", "tokenizer/vocab.txt", "config.yaml", "facts.json",
+                 "environment.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("here")
+    plt.imsave(tmp_path / "plots/confusion_test.png", np.eye(2))
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("True", "False"))
+        tracker = Wandb(str(folder), {"seed": 3}, "shop", "table/row", ["row"], wanted, "offline")
+        tracker.start(0, 4, {})
+        tracker.finish({"steps": 4, "test/accuracy": 0.75, "fingerprint/data": "abc"})
+        found, end = [], time.monotonic() + 30
+        while "exit" not in dict(found) and time.monotonic() < end:   # W&B's own process writes
+            time.sleep(0.1)
+            found = list(records(folder))
+        artifacts = [message for kind, message in found if kind == "request" and "run-" in str(message)] + \
+            [message for kind, message in found if "artifact" in kind]
+        assert bool(artifacts) == wanted
+        assert [message.run_group for kind, message in found if kind == "run"] == ["table/row"]
+        told = {x.key: x.value_json for kind, message in found if kind == "summary" for x in message.update}
+        assert told["test/accuracy"] == "0.75" and told["fingerprint/data"] == '"abc"'
+        assert list(folder.glob("wandb/offline-run-*/files/media/images/plots/confusion_test_*.png"))
 
 
 def records(folder):

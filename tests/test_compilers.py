@@ -48,6 +48,14 @@ def test_splash_attention_needs_less_memory(capsys):
     assert peaks["dense"] - peaks["splash"] > 64 * 2 * 512**2 * 2 / 2**30
 
 
+def test_sixty_four_runs_fit_and_exchange_nothing(capsys):
+    """Each device has sixteen of them to itself."""
+    assert call("plan", "experiment=sentiment", "topology=v5e:2x2", "replicas=64", *COMMON) == 0
+    said = capsys.readouterr().out
+    print(said)
+    assert "of each of 64 runs, 16 on a device" in said and "fits: peak and code are" in said and "exchanged: nothing" in said
+
+
 def test_too_much_is_refused(capsys):
     """What a step on 32,768 rows keeps for its gradient cannot be in 15.75 GiB: an answer, no failure."""
     assert call("plan", "experiment=pretrain", "topology=v5e:1x1", "rows=32768", "model.depth=1", *COMMON) == 0

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from ecrec_jax.replicas import Group, Replica
+from ecrec_jax.use import compiler
 from tests import world
 from tests.test_commands import TINY, call
+from tests.test_plan import planned
 
 SMALL = ["experiment=sentiment", *TINY, "data.limit=70", "data.batch_size=16", "epochs=2", "log_every=1", "tracker=[jsonl]"]
 
@@ -53,17 +55,17 @@ def test_each_is_the_run_that_it_would_be_alone(task, more):
 
 
 def test_on_devices_they_exchange_nothing():
-    """Six runs on eight devices: two on each of two; the same curves as on one, and no collective."""
+    """Six runs on eight devices: three on each of two; the same curves as on one. A run a device: no collective."""
     made = [world.parts("classification", seed=i) for i in range(6)]
     given = [world.batches(one.task, "classification")[:3] for one in made]
     here, spread = (side_by_side(made, given, range(6), devices) for devices in (1, None))
     for one, other in zip(here, spread, strict=True):
         assert one[0] == pytest.approx(other[0], rel=1e-6)
+    _, plan = planned("classification", devices=1)
     group = Group(8, None)
-    group.compile("step", lambda state, constant, batch: (state + (constant * batch).sum(), {}), True)
-    rows = group.place([np.ones(3, "f4")] * 8)
-    text = group.programs["step"].lower(rows, group.place([np.bool_(True)] * 8), rows, rows).compile().as_text()
-    assert group.mesh.size == 8 and "all-" not in text and "collective" not in text
+    program = compiler.compiled(compiler.lower(dataclasses.replace(plan, strategy=Replica(group, 0)), 0, 13, group))
+    size = sum(x.nbytes for x in plan.parameters.values())
+    assert group.mesh.size == 8 and not program.exchanged and 3 * size < program.memory["arguments"] < 4 * size
 
 
 def test_command(tmp_path):

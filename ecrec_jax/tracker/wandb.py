@@ -4,6 +4,7 @@ import netrc
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
@@ -16,8 +17,9 @@ class Wandb:
     like the agent's: W&B's own way, a SIGINT after it, would break off a save."""
 
     def __init__(self, folder: str, config: dict[str, Any], project: str, group: str | None, tags: list[str],
-                 mode: Literal["online", "offline", "disabled"] | None):
+                 checkpoints: bool, mode: Literal["online", "offline", "disabled"] | None):
         self.folder, self.config, self.project, self.group, self.tags = folder, config, project, group, tags
+        self.checkpoints = checkpoints
         self.mode = mode or os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         if os.environ.get("WANDB_SWEEP_ID") and self.mode != "online":
             raise InputError("tracker.wandb.mode: a sweep needs W&B online; run `wandb login`, or leave the sweep")
@@ -52,8 +54,21 @@ class Wandb:
         return {"id": self.run.id}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Put the best checkpoint's numbers into the summary and close."""
+        """Put the best checkpoint's numbers into the summary, show the plots, keep what rebuilds the run if asked to, close."""
+        import wandb
+
         self.run.summary.update(dict(summary))
+        folder = Path(self.folder)
+        images = {f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("plots/*.png"))}
+        if images:
+            self.run.log({"step": summary["steps"]} | images)
+        if self.checkpoints:
+            kept = wandb.Artifact(f"run-{self.run.id}", "run")
+            for name in ("checkpoints", "tokenizer"):
+                kept.add_dir(str(folder / name), name)
+            for name in ("config.yaml", "facts.json", "environment.json"):
+                kept.add_file(str(folder / name), name)
+            self.run.log_artifact(kept)
         self.run.finish()
 
 
