@@ -80,6 +80,9 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     """
     facts, source = model_facts(config)
     lacking = [name for name in config["model"] if name in FACTS - {"vocabulary"} and getattr(facts, name) is None]
+    if lacking and source is not None:
+        raise InputError(f"model.checkpoint: {source.folder} doesn't say its {', '.join(lacking[:3])}…, which this model takes "
+                         "from it: it is a run of another kind of model")
     if lacking:
         raise InputError(f"model.checkpoint is not set, but this model takes {', '.join(lacking[:3])}… from it: give a folder, a "
                          "hub id or a run, or choose a model that has its own, such as model=bert_tiny")
@@ -89,7 +92,7 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
         raise InputError(f"data.tokenizer: {folder} has {words['vocabulary']} tokens, the model's table only {facts.vocabulary}")
     facts = dataclasses.replace(facts, **(words | {"vocabulary": facts.vocabulary or words["vocabulary"]}))
     data = make(config["data"], "data", Facts())
-    longest = min(data.max_length, facts.positions)
+    longest = facts.longest(data.max_length)
     if like is not None and like.tokenizer == folder and not config["data"].get("augment"):   # which depends on the seed
         corpus = dataclasses.replace(like.corpus, report=dict(like.corpus.report))
     else:

@@ -77,6 +77,10 @@ class Facts:
     scale: float | None = None
     steps: int | None = None
 
+    def longest(self, max_length: int) -> int:
+        """Tokens that an example may have: so many, or as many as the model has positions, where it counts them."""
+        return min(max_length, self.positions or max_length)
+
 
 class Augment(Protocol):
     """What changes texts: the same generators, the same texts, whatever else is in the list. `mark` says what the results

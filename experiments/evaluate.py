@@ -26,7 +26,7 @@ def main(config: dict[str, Any]) -> None:
     parts = build.rebuild(folder, run)
     node = wiring.debugged(run)["data"] | {"root": config["data"]["root"]}
     data = section.make(node, "data", Facts())
-    corpus = data.load(parts.tokenizer, min(data.max_length, parts.facts.positions))
+    corpus = data.load(parts.tokenizer, parts.facts.longest(data.max_length))
     record.same_data(folder, corpus.digest)
     if not corpus.examples[split]:
         raise InputError(f"split: the data of {folder} has no {split} split")

@@ -41,7 +41,8 @@ def main(config: dict[str, Any]) -> None:
     parts = dataclasses.replace(parts, strategy=strategy)
     rows = asked["rows"] or parts.feeds["train"].shape.rows
     introduce(parts, asked["topology"], rows, group)
-    print(f"attention: {wiring.attention(changed, parts)}", flush=True)
+    if "attention" in changed["model"]:
+        print(f"attention: {wiring.attention(changed, parts)}", flush=True)
     compiled = functools.cache(lambda count: compiler.compiled(compiler.lower(parts, config["seed"], count, group)))
     try:
         report(compiled(rows), parts, rows * (group.count // group.mesh.size if group else 1), limit)

@@ -36,7 +36,7 @@ def main(config: dict[str, Any]) -> None:
     table = read.read(read.locate(config["input"], ".", "input"))
     first, second = data.texts(table, Counter())
     empty = [i for i, text in enumerate(first) if not text]
-    ragged = tokenise.tokenise(parts.tokenizer, first, second, min(data.max_length, parts.facts.positions))
+    ragged = tokenise.tokenise(parts.tokenizer, first, second, parts.facts.longest(data.max_length))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
     feed = Feed([ragged.example(i, blank) for i in range(len(first))], parts.task, None)
     feed.shaped(config["batch_size"], None)

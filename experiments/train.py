@@ -129,7 +129,9 @@ def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
 
 
 def computing(config: Mapping[str, Any], parts: build.Parts) -> dict[str, Any]:
-    """Say how attention is computed, and what that costs where layers are looped over; for the summary."""
+    """Say how attention is computed, where there is any, and what that costs where layers are looped over; for the summary."""
+    if "attention" not in config["model"]:
+        return {}
     form = wiring.attention(config, parts)
     print(f"attention: {form}, on devices of kind {parts.strategy.platform}")
     if form == "dense" and config["model"].get("scan") and not config["model"]["remat"]:

@@ -126,7 +126,7 @@ def attention(config: Mapping[str, Any], parts: build.Parts) -> str:
         InputError: the one that is asked for can't be had.
     """
     length, platform = parts.feeds["train"].shape.length, parts.strategy.platform
-    return choose(config["model"].get("attention", "dense"), platform, length, parts.facts.attention_dropout)
+    return choose(config["model"]["attention"], platform, length, parts.facts.attention_dropout)
 
 
 class Stop:

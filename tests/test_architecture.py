@@ -32,7 +32,7 @@ LOADED = {x.attr for tree in TREES.values() for x in ast.walk(tree)   # read of 
 OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of a noun that its constructor doesn't have
        "strategy": {"coordinator", "processes", "process_id"}}
 NEEDED = {
-    "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm bert_shop shop",
+    "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm bert_shop shop bilstm",
     "head": "classify regress tokens embed",
     "task": "classification regression masked_lm causal_lm contrastive simcse", "peft": "full bitfit",
     "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb tensorboard",

@@ -91,11 +91,18 @@ def examples(task, count, seed=0, longest=14):
     return made
 
 
+def small(*overrides):
+    """The sizes that the chosen model has."""
+    name = next((x.removeprefix("model=") for x in overrides if x.startswith("model=")), "bert_tiny")
+    return [x for x in SMALL if x.removeprefix("model.").split("=")[0] in section_of("model", name)]
+
+
 def parts(task, *overrides, seed=0, head=None):
     """Everything of a run but its data, shrunken; dropout .1."""
     config = composed(f"task={task}", f"head={head or head_of(task)}", "optimizer.learning_rate=1e-2", "optimizer.epsilon=1e-4",
-                      *SMALL, f"seed={seed}", *overrides)
-    known = dataclasses.replace(facts(task), pooler=config["head"].get("pooling") == "cls")
+                      *small(*overrides), f"seed={seed}", *overrides)
+    known = dataclasses.replace(facts(task), pooler=config["head"].get("pooling") == "cls",
+                                initializer_range=config["model"]["initializer_range"])
     made = build.network(config, known, str(GOLDEN), None)
     return dataclasses.replace(made, optimizer=section.make(config["optimizer"], "optimizer", known))
 

@@ -46,7 +46,9 @@ def last_layer(parts: Parts) -> str | None:
     jax.eval_shape(lambda given: found.append(getattr(parts.graph.net(given).head, "at_slots", False)),
                    parts.parameters | parts.constants)
     layers = [path for path in parts.parameters if path.endswith(".attention.self.query.kernel")]
-    return max(layers, key=lambda path: int(path.split(".")[3])).removesuffix("attention.self.query.kernel") if found[0] else None
+    if not found[0] or not layers:
+        return None
+    return max(layers, key=lambda path: int(path.split(".")[3])).removesuffix("attention.self.query.kernel")
 
 
 def matrices(parts: Parts) -> dict[str, Any]:
