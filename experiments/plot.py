@@ -1,5 +1,6 @@
-"""Plots: curves of a run, what its reports say of classes and confidence, bars of a table."""
+"""Plots: curves of a run, what its reports say of classes and confidence, bars of a table, trials of a search."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,6 +99,24 @@ def bars(cells: Mapping[str, Mapping[str, tuple[float, float]]], columns: Sequen
         axis.grid(axis="x", alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(*[x[:1] for x in axis.get_legend_handles_labels()], fontsize=8)
+    save(figure, path)
+
+
+def trials(done: Sequence[tuple[int, float]], courses: Sequence[Sequence[tuple[int, float]]], metric: str, high: bool,
+           path: Path) -> None:
+    """A search: (number, metric) of every trial that got through beside the best so far, and all courses over the validations."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    numbers, values = zip(*sorted(done), strict=True) if done else ((), ())
+    best = itertools.accumulate(values, max if high else min)
+    axes[0].plot(numbers, values, ".", label="trial")
+    axes[0].step(numbers, list(best), where="post", label="best so far")
+    axes[0].set(xlabel="trial", ylabel=metric)
+    axes[0].legend(fontsize=8)
+    for course in courses:
+        axes[1].plot(*zip(*course, strict=True), marker=".", alpha=0.6)
+    axes[1].set(xlabel="validation", ylabel=metric)
+    for axis in axes:
+        axis.grid(alpha=0.3)
     save(figure, path)
 
 

@@ -139,7 +139,8 @@ ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec
         "tensorboard": r"ecrec_jax/tracker/tensorboard\.py$",
         "orbax": r"ecrec_jax/checkpoint\.py$", "torch": r"$^", "pickle": r"ecrec_jax/torch_file\.py$",
         "dill": r"$^", "cloudpickle": r"$^",
-        "tensorflow": r"$^", "matplotlib": r"experiments/plot\.py$", "sklearn": r"ecrec_jax/(metrics\.py|use/)",
+        "tensorflow": r"$^", "matplotlib": r"experiments/plot\.py$", "optuna": r"experiments/search\.py$",
+        "sklearn": r"ecrec_jax/(metrics\.py|use/)",
         "transformers": r"ecrec_jax/data/tokenise\.py$", "tokenizers": r"ecrec_jax/data/vocabulary\.py$",
         "huggingface_hub": r"ecrec_jax/source\.py$",
         "grain": r"$^", "absl": r"$^"}
