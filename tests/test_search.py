@@ -16,7 +16,7 @@ import yaml
 
 from experiments import search, space, trial
 from tests.test_commands import call
-from tests.test_resume import environment
+from tests.test_resume import command, environment
 from tests.test_sweep import SWEEPS
 
 RUN = '''
@@ -221,3 +221,33 @@ def test_every_sweep_file_can_be_searched(path):
         assert inside, key
     wanted = optuna.pruners.HyperbandPruner if sweep.bands else optuna.pruners.NopPruner
     assert isinstance(search.pruner(sweep, None), wanted)
+
+
+@pytest.mark.slow
+def test_real_runs(tmp_path, monkeypatch):
+    """A search is killed in the midst of a trial: the same command ends it, no step is missing or made twice. Another trial is
+    given up: it has saved."""
+    monkeypatch.chdir(tmp_path)
+    given = {key: {"value": yaml.safe_load(x)} for key, x in (w.split("=", 1) for w in command(tmp_path, None)) if key != "run_dir"}
+    given |= {"tracker": {"value": ["jsonl"]}, "epochs": {"value": 20}, "seed": {"values": [0, 1, 2]},
+              "optimizer.learning_rate": {"min": 1e-4, "max": 1e-2}}
+    file = file_of(tmp_path, metric={"name": "valid/macro_f1", "goal": "maximize"}, parameters=given)
+    child = subprocess.Popen([sys.executable, "-m", "experiments.search", file, "trials=1"],
+                             env=environment() | {"PYTHONPATH": str(Path(search.__file__).parent.parent)})
+    run = tmp_path / "runs" / "search-mine" / "trial-0000"
+    while not (run / "metrics.jsonl").exists() or '"valid/' not in (run / "metrics.jsonl").read_text():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    assert call("search", file, "trials=1") == 0
+    row, = rows(tmp_path)
+    assert (row["trial"], row["state"], row["validations"]) == (run.name, "done", "20")
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [x["step"] for x in logged if "train/loss" in x]
+    assert steps == [*range(1, len(steps) + 1)] and "stopped; everything is saved" in (run / "log.txt").read_text()
+    monkeypatch.setattr(search, "pruner", lambda sweep, name: optuna.pruners.ThresholdPruner(lower=2.0))
+    assert call("search", file, "trials=2") == 0
+    given_up = next(row for row in rows(tmp_path) if row["state"] == "given up")
+    folder = run.with_name(given_up["trial"])
+    assert not (folder / "summary.json").exists() and any(x.name.isdigit() for x in (folder / "checkpoints").iterdir())
