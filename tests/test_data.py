@@ -389,3 +389,14 @@ def test_a_vocabulary_alone_is_no_tokenizer(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(re.search(r"\{.*\}", str(refusal.value))[0])
     one, other = (tokenise.load(folder)("A Nice dress, unaffable 连衣裙")["input_ids"] for folder in (str(tmp_path), TOKENIZER))
     assert one == other
+
+
+def test_every_data_set_is_documented():
+    """Its yaml and its files, where they have to be got."""
+    text = (FILE.parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for name in set(world.names("data")) - {"file", "file_number", "behaviour", "reviews"}:
+        node = world.composed(f"data={name}")["data"]
+        assert f"`{name}`" in text, name
+        if node.get("source"):
+            first, *rest = node["path"].values() if isinstance(node["path"], dict) else [node["path"]]
+            assert f"`{first}`" in text and all(Path(path).name in text or f"`{Path(path).suffix}`" in text for path in rest)
