@@ -1,11 +1,14 @@
 """Sweep files: every parameter is a key or a group of the config, every sampled value composes, the metric is one that runs log."""
 
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import wandb
 import yaml
+from wandb import wandb_agent
 
 from ecrec_jax import section
 from ecrec_jax.types import Facts
@@ -117,3 +120,18 @@ def test_metric(path):
     assert "valid/macro_f2" not in metrics_of(config)
     if name == f"valid/{config['best']['metric']}":
         assert config["best"]["mode"] == goal.removesuffix("imize")
+
+
+def test_the_guide():
+    """docs/sweeps.md names every file, and limits and variables as the installed agent has them."""
+    text = (Path(launch.CONF).parent / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert {name for name in re.findall(r"^\| `(\w+)` \| (?:grid|random|bayes)", text, re.M)} == {path.stem for path in SWEEPS}
+    for path in SWEEPS:
+        assert f"| `{path.stem}` | {read(path)['method']}{', early termination' * ('early_terminate' in read(path))} |" in text
+    found = set(re.findall(r"WANDB_AGENT_\w+", text))
+    assert len(found) == 3 and found <= {x for x in vars(wandb.env).values() if isinstance(x, str)}
+    agent = wandb_agent.Agent
+    limits = {"has (\\d+) seconds": agent.KILL_DELAY, "first (\\d+) seconds": agent.FLAPPING_MAX_SECONDS,
+              "after (\\d+) trials": agent.FLAPPING_MAX_FAILURES, "after (\\d+) failures": agent.MAX_INITIAL_FAILURES}
+    for said, limit in limits.items():
+        assert re.search(said, " ".join(text.split()))[1] == str(limit)
