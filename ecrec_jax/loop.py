@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from ecrec_jax import evaluate
+from ecrec_jax import evaluate, nan
 from ecrec_jax.build import Parts
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data.feed import ahead
@@ -31,7 +31,7 @@ class Plan:
     log_every: int
     save_every: int | None
     last: bool
-    debug: Literal["overfit", "fast"] | None
+    debug: Literal["overfit", "fast", "nan"] | None
 
 
 class Loop:
@@ -46,7 +46,8 @@ class Loop:
         self.start = State(trained, opt, jnp.int32(0), jnp.uint32(plan.seed))
         self.total, self.began, self.valid = parts.facts.steps, time.perf_counter(), None
         self.meter = Meter(trackers, parts.strategy, plan.log_every, self.total, "the last good checkpoint is kept in "
-                           f"{self.checkpoints.folder}: lower optimizer.learning_rate or set optimizer.clip")
+                           f"{self.checkpoints.folder}: lower optimizer.learning_rate or set optimizer.clip; debug=nan says where "
+                           "it begins")
 
     def run(self) -> dict[str, Any]:
         """Train from the latest checkpoint, or from the start, to the end; the summary.
@@ -58,13 +59,20 @@ class Loop:
         with self.checkpoints:
             state = self.restore()
             self.evaluator = evaluate.Evaluator(self.parts, self.constant)
-            step = self.parts.strategy.compile(make_step(self.parts.graph, self.parts.task, self.parts.peft,
-                                                         self.parts.gradient, self.parts.optimizer, self.parts.strategy), True)
+            step = self.compiled()
             while self.progress.epoch < self.epochs() and not self.exhausted():
                 state = self.epoch(step, state)
                 self.evaluate_and_save(state)
                 self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
             return self.finish(state)
+
+    def compiled(self) -> Callable[..., Any]:
+        """The step, under the eyes that `debug` asks for."""
+        parts, debug = self.parts, self.plan.debug
+        step = make_step(parts.graph, parts.task, parts.peft, parts.gradient, parts.optimizer, parts.strategy)
+        if debug == "nan":
+            return nan.watched(parts.strategy.compile(step, False), parts)
+        return parts.strategy.compile(step, True)
 
     @property
     def progress(self) -> Progress:

@@ -20,8 +20,9 @@ KEYS = (*NOUNS, "tracker", *ROOTS, "run_dir", "replicas")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The composed config as a dictionary, interpolations resolved."""
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    """The composed config as a dictionary, interpolations resolved. Hydra takes the word of debug=nan for a number."""
+    found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return found | {"debug": "nan"} if str(found.get("debug")) == "nan" else found
 
 
 def plan_of(config: Mapping[str, Any]) -> Plan:
