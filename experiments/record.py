@@ -1,6 +1,7 @@
 """The folder of a run: its name, its lock, its configuration and surroundings; the same command goes on in it."""
 
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -57,6 +58,7 @@ def compared(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: x for key, x in flatten(config).items() if not any(key == f or key.startswith(f + ".") for f in FREE)}
 
 
+@functools.cache
 def code_hash() -> str:
     """Fingerprint of the package's code."""
     mark = hashlib.sha256()

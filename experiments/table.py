@@ -95,6 +95,7 @@ def main(config: dict[str, Any]) -> None:
         return foresee(list(cells.values()))
 
     def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)   # the table is still written
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
@@ -104,11 +105,12 @@ def main(config: dict[str, Any]) -> None:
                 cell.put_aside()
     missing = [cell for cell in cells.values() if cell.summary() is None and cell.absent is None]
     try:
-        send(missing, table["columns"], "table")
+        try:
+            send(missing, table["columns"], "table")
+        finally:
+            write(table, rows, cells, out)
     except KeyboardInterrupt:
         raise Interrupted from None
-    finally:
-        write(table, rows, cells, out)
     if any(cell.error for cell in cells.values()):
         raise OSError("some cells failed; the table says which, the same command tries them again")
 
