@@ -18,7 +18,7 @@ from hydra import compose
 from ecrec_jax.evaluate import Interrupted
 from ecrec_jax.types import InputError
 from experiments import space, wiring
-from experiments.found import folder_of, unique, write
+from experiments.found import folder_of, short, unique, write
 from experiments.override import overrides
 from experiments.trial import Broken, Trial
 
@@ -85,7 +85,7 @@ def search(study: Any, sweep: space.Sweep, trials: int, out: Path) -> None:
     while len({*unique(study)} - waiting()) < trials and (sweep.method != "grid" or waiting()):
         drawn, began = study.ask(), time.perf_counter()
         one = Trial(drawn, sweep, study.study_name, out / folder_of(drawn))
-        print(f"trial {drawn.number}: {', '.join(f'{key}={x}' for key, x in drawn.params.items())} …", flush=True)
+        print(f"trial {drawn.number}: {', '.join(f'{key}={short(x)}' for key, x in drawn.params.items())} …", flush=True)
         try:
             value = one.run()   # by its pruner's word Optuna takes the last one that was reported
             study.tell(drawn, None if one.given_up else value, TrialState.PRUNED if one.given_up else TrialState.COMPLETE)
