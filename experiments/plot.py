@@ -116,6 +116,7 @@ def trials(done: Sequence[tuple[int, float]], courses: Sequence[Sequence[tuple[i
         axes[1].plot(*zip(*course, strict=True), marker=".", alpha=0.6)
     axes[1].set(xlabel="validation", ylabel=metric)
     for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)   # there is no half a trial
         axis.grid(alpha=0.3)
     save(figure, path)
 
