@@ -76,7 +76,7 @@ def make(node: Mapping[str, Any], key: str, facts: Facts, **given: Any) -> Any:
         elif value is not None and fact is not None and name not in RATES and value != fact:
             raise InputError(f"{dotted(key, name)} is {shown(value)}, but the checkpoint or data says {shown(fact)}: leave it null")
         elif name not in values and not default:
-            raise InputError(f"{dotted(key, name)} is missing")
+            raise InputError(f"{dotted(key, name)} is missing" + ("; neither model nor data says it" * (name in FACTS)))
         if name in values:
             values[name] = checked(values[name], hint, dotted(key, name))
     try:

@@ -159,3 +159,5 @@ def test_the_first_token_is_no_summary(tmp_path, capsys):
     words = [word for word in WORDS if not word.startswith("head")]
     assert call("train", "experiment=sentiment", "data.limit=100", "steps=1", f"run_dir={tmp_path / 'run'}", *words) == 2
     assert "set head.pooling=mean" in capsys.readouterr().err
+    assert call("train", "experiment=pretrain", "data.limit=100", f"run_dir={tmp_path / 'other'}", *words) == 2
+    assert "head.activation is missing; neither model nor data says it" in capsys.readouterr().err
