@@ -53,6 +53,12 @@ def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int | Int[Array
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
+def named(name: str, function: Callable[..., Any], *given: Any) -> Any:
+    """The function's result, computed under a name that traces show and debug=profile counts by."""
+    with jax.named_scope(name):
+        return function(*given)
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation (Ba et al. 2016) over the last axis, computed in f32 whatever the input's type."""
 

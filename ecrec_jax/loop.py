@@ -15,6 +15,7 @@ from ecrec_jax.build import Parts
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data.feed import ahead
 from ecrec_jax.meter import Meter, Progress, counts
+from ecrec_jax.profile import Profile
 from ecrec_jax.step import make_step
 from ecrec_jax.types import InputError, State, Tracker
 
@@ -31,7 +32,7 @@ class Plan:
     log_every: int
     save_every: int | None
     last: bool
-    debug: Literal["overfit", "fast", "nan"] | None
+    debug: Literal["overfit", "fast", "nan", "profile"] | None
 
 
 class Loop:
@@ -72,7 +73,12 @@ class Loop:
         step = make_step(parts.graph, parts.task, parts.peft, parts.gradient, parts.optimizer, parts.strategy)
         if debug == "nan":
             return nan.watched(parts.strategy.compile(step, False), parts)
-        return parts.strategy.compile(step, True)
+        compiled = parts.strategy.compile(step, True)
+        if debug == "profile":
+            rows, length, _ = parts.feeds["train"].shape
+            return Profile(compiled, self.folder, f"{rows} rows × {length} tokens a step, on {parts.strategy.devices} × "
+                           f"{parts.strategy.platform}")
+        return compiled
 
     @property
     def progress(self) -> Progress:

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from ecrec_jax.block import Constant
+from ecrec_jax.block import Constant, named
 from ecrec_jax.types import Batch, Head, Model, Noise, Parameters, Strategy
 
 
@@ -19,7 +19,8 @@ class Net(nnx.Module):
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None) -> Any:
         """Outputs at the slots; without noise there is no dropout."""
         slot = batch["slot"] if getattr(self.head, "at_slots", False) else None
-        return self.head(self.model(batch, noise, strategy, slot), batch, self.model, noise)
+        hidden = named("model", self.model, batch, noise, strategy, slot)
+        return named("head", self.head, hidden, batch, self.model, noise)
 
 
 @dataclasses.dataclass(frozen=True)

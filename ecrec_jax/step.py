@@ -45,16 +45,19 @@ def make_step(
             def local(trained: Parameters, rows: Batch) -> Any:
                 net = graph.net(strategy.use(peft.merge(trained, constant)))
                 outputs = net(rows, Noise(noise, rows["row"]), strategy)
-                return (numbered(task, constant).loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
+                with jax.named_scope("loss"):
+                    return (numbered(task, constant).loss(outputs, rows, strategy.gather) * rows["weight"]).sum()
 
             return gradient(local, trained, rows)
 
         loss, grads = strategy.total(sums, graph.dtype)((state.trained, constant, noise), batch)
         grads = gradient.release(grads, noise)
-        updates, opt = optimizer.update(grads, state.opt, state.trained)
+        with jax.named_scope("optimizer"):
+            updates, opt = optimizer.update(grads, state.opt, state.trained)
         logs = {"loss": loss, "gradient_norm": optax.tree.norm(grads), "learning_rate": optimizer.learning_rate_at(opt)}
-        new = (optax.apply_updates(state.trained, updates), opt)
-        trained, opt = jax.tree.map(lambda n, o: jnp.where(live, n, o), new, (state.trained, state.opt))
+        with jax.named_scope("optimizer"):
+            new = (optax.apply_updates(state.trained, updates), opt)
+            trained, opt = jax.tree.map(lambda n, o: jnp.where(live, n, o), new, (state.trained, state.opt))
         return State(trained, opt, state.step + 1, state.seed), logs   # a batch of no weight changed nothing
 
     return step

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from omegaconf import DictConfig, OmegaConf
 
-from ecrec_jax import build, processes, section
+from ecrec_jax import build, processes, profile, section
 from ecrec_jax.attention import choose
 from ecrec_jax.data.tokenise import cache_folder
 from ecrec_jax.loop import Plan
@@ -45,6 +45,10 @@ def debugged(config: dict[str, Any]) -> dict[str, Any]:
     if config["debug"] == "fast":
         small = dict(config["data"], limit=4 * config["data"]["batch_size"])
         return config | {"data": small, "steps": 2, "log_every": 1}
+    if config["debug"] == "profile":
+        steps = profile.WARM + profile.STEPS
+        small = dict(config["data"], limit=(steps + 1) * config["data"]["batch_size"])
+        return config | {"data": small, "steps": steps, "patience": None, "log_every": 1}
     if config["debug"] == "overfit":
         rates = {name: 0.0 for name in ("dropout", "attention_dropout") if name in config["model"]}
         still = dict(config["optimizer"], schedule="constant", warmup=0.0, weight_decay=0.0, learning_rate=1e-3)

@@ -17,7 +17,7 @@ ROOT = Path(launch.CONF).parent
 PURE = ("block", "attention", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
-           "convert", "torch_file", "build", "evaluate", "meter", "nan", "loop", "replicas"), ("use",),
+           "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "types"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "losses", "metrics", "types"}}

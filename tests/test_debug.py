@@ -1,12 +1,13 @@
-"""debug=nan names where a step stops being finite."""
+"""debug=nan names where a step stops being finite; debug=profile says what a step's time goes to."""
 
+import json
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from ecrec_jax import nan
+from ecrec_jax import nan, profile
 from ecrec_jax.model.bert import Attention, Pooler
 from ecrec_jax.step import make_step
 from ecrec_jax.types import InputError
@@ -79,3 +80,43 @@ def test_a_run(tmp_path, capsys):
         said = capsys.readouterr().err
         assert said.startswith("error: train/") and wanted in said and said.count("\n") == 1
     assert "the largest parameter is " in said and "e+" in said and world.composed("debug=nan")["debug"] == "nan"
+
+
+def test_shares():
+    """By hand: of two that overlap each has half of that time; what is nobody's is left out."""
+    spans = [profile.Span("a", 0, 10), profile.Span("b", 4, 8), profile.Span("a", 20, 21), profile.Span("c", 5, 6)]
+    found = profile.shares(spans)
+    assert found == pytest.approx({"a": 4 + 0.5 + 1 / 3 + 1 + 2 + 1, "b": 0.5 + 1 / 3 + 1, "c": 1 / 3})
+    assert sum(found.values()) == pytest.approx(11)
+
+
+def test_parts_of_a_program():
+    """Every scope of the step is found, forward and backward, whatever the strategy makes of it."""
+    text = """  %fusion.2 = f32[2] fusion(%a), metadata={op_name="jit(step)/transpose(jvp(model))/attention/dot" stack_frame_id=3}
+  ROOT %add.1 = f32[] add(%b), metadata={op_name="jit(step)/optimizer/mul"}"""
+    assert {name: profile.part(path) for name, path in profile.scopes(text).items()} == {
+        "fusion.2": ("model/attention", True), "add.1": ("optimizer", False)}
+    assert profile.part("jit(step)/headless/reduce_sum") == ("rest", False)
+
+
+@pytest.mark.parametrize("strategy", ["jit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "pmap"))])
+def test_profile(strategy, tmp_path, capsys):
+    """The parts and what is between them make up the step; its result is that of a step that nobody looks at."""
+    words = ["experiment=sentiment", "data.batch_size=8", "tracker=[jsonl]", f"strategy={strategy}", *TINY]
+    assert call("train", *words, "debug=profile", f"run_dir={tmp_path / 'run'}") == 0
+    text = (tmp_path / "run" / "profile.md").read_text()
+    assert text in capsys.readouterr().out and list((tmp_path / "run" / "profile").rglob("*.trace.json.gz"))
+    rows = {cells[0].strip(" *"): cells[1:] for line in text.splitlines() if line.startswith("| ")
+            for cells in [[x.strip() for x in line.strip("|").split("|")]]}
+    assert list(rows)[:1] == ["part"] and {"model/embeddings", "model/attention", "model/feed_forward", "head", "loss", "optimizer",
+                                           "rest", "between", "step", "outside"} <= set(rows)
+    value = {name: float(cells[2]) for name, cells in rows.items() if name != "part"}
+    inside = sum(x for name, x in value.items() if name not in ("step", "outside"))
+    assert inside == pytest.approx(value["step"], rel=0.3) and value["step"] > 0   # a sum of medians is no median of sums
+    assert all(float(rows[name][way]) > 0 for name in ("model/attention", "model/feed_forward") for way in (0, 1))
+    assert f"{profile.STEPS} steps after {profile.WARM} to warm up" in text and "on 2 × cpu" in text
+    limit = f"data.limit={(profile.WARM + profile.STEPS + 1) * 8}"
+    assert call("train", *words, f"steps={profile.WARM + profile.STEPS}", "log_every=1", limit, f"run_dir={tmp_path / 'bare'}") == 0
+    ours, bare = ([json.loads(x).get("train/loss") for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+                  for name in ("run", "bare"))
+    assert ours == bare

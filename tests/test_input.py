@@ -148,7 +148,7 @@ MISTAKES = [
     ("epochs=0", "epochs ", "at least 1"),
     ("log_every=null", "log_every ", "null"),
     ("best.mode=up", "best ", "max or min"),
-    ("debug=slow", "debug ", "overfit, fast, nan"),
+    ("debug=slow", "debug ", "overfit, fast, nan, profile"),
     ("run_dir=5", "run_dir ", "5"),
     ("strategy.devices=99", "strategy.devices ", "99", "8"),
     ("strategy=fsdp strategy.smallest=-1", "strategy.smallest ", "-1"),

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear, read
+from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear, named, read
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 Site = int | Int[Array, ""]   # of dropout; each layer has three: attention, and the ends of both halves
@@ -86,8 +86,8 @@ class Layer(nnx.Module):
         self.attention, self.intermediate, self.output = attention, intermediate, output
 
     def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, site: Site, look: Look) -> Float[Array, "B T D"]:
-        x = self.attention(x, noise, site, look)
-        return self.output(self.intermediate(x), x, noise, site + 2)
+        x = named("attention", self.attention, x, noise, site, look)
+        return named("feed_forward", lambda x: self.output(self.intermediate(x), x, noise, site + 2), x)
 
 
 class Encoder(nnx.Module):
@@ -188,7 +188,7 @@ class Bert(nnx.Module):
         if slot is not None and 2 * slot.shape[1] > batch["tokens"].shape[1]:
             return read(self(batch, noise, strategy), slot)
         looks = self.look(batch, strategy), self.look(batch, strategy, slot)
-        return self.encoder(self.embeddings(batch, noise), noise, *looks)
+        return self.encoder(named("embeddings", self.embeddings, batch, noise), noise, *looks)
 
     def table(self) -> Float[Array, "V D"]:
         """The word vectors, for heads that tie to them."""
