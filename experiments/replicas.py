@@ -127,8 +127,8 @@ def together(config: Mapping[str, Any]) -> None:
     wiring.connect(config)
     if not processes.alone() or section.target(config["strategy"], "strategy").__name__ != "Jit":
         raise InputError("replicas are dealt to the devices of one process, each to one device: choose strategy=jit")
-    if config["debug"] == "nan":
-        raise InputError("debug=nan looks at the steps of one run: leave replicas null")
+    if config["debug"] in ("nan", "profile"):
+        raise InputError(f"debug={config['debug']} looks at the steps of one run: leave replicas null")
     if os.environ.get("WANDB_SWEEP_ID") or os.environ.get("WANDB_RUN_ID"):
         raise InputError("replicas: an agent's trial is one run; leave replicas null in a sweep")
 

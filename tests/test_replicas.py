@@ -100,7 +100,8 @@ def test_what_can_not_run_together(given, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more,said", [("strategy=fsdp", "choose strategy=jit"), ("debug=nan", "leave replicas null")])
+@pytest.mark.parametrize("more,said", [("strategy=fsdp", "choose strategy=jit"), ("debug=nan", "leave replicas null"),
+                                       ("debug=profile", "leave replicas null")])
 def test_what_looks_at_one_run_is_refused(more, said, tmp_path, capsys):
     assert call("train", *SMALL, "replicas=2", more, f"run_dir={tmp_path}") == 2
     assert said in capsys.readouterr().err and jax.device_count() == 8
