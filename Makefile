@@ -33,7 +33,11 @@ test: $(VENV)/ready $(VENV)/minilm   ## laws, goldens, parity, commands
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not compilers"
 
-test-all: $(VENV)/ready $(VENV)/minilm   ## the slow ones too
+$(VENV)/notebook: $(VENV)/ready docs/requirements.txt   # what executes docs/quickstart.ipynb
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
+test-all: $(VENV)/ready $(VENV)/minilm $(VENV)/notebook   ## the slow ones too, the notebook among them
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not compilers"
 
 .venv-tpu/ready: requirements.lock   # the libtpu that jax[tpu] of the locked jax asks for
