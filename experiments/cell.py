@@ -23,12 +23,12 @@ class Cell:
     row: str
     seed: int
     command: str
-    together: bool
     overrides: list[str]
     config: dict[str, Any]
     folder: Path
     source: "Cell | None"
     absent: str | None = None
+    together: bool = False
     error: str | None = None
 
     def summary(self) -> dict[str, Any] | None:

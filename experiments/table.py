@@ -47,8 +47,8 @@ def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Seq
             mark = hashlib.sha256(json.dumps([record.compared(config), digests], sort_keys=True).encode()).hexdigest()[:8]
             slug = re.sub(r"\W+", "-", row["name"]).strip("-")
             folder = out / slug / f"seed{seed}-{mark}"
-            cells[row["name"], seed] = Cell(row["name"], seed, row["command"], bool(row.get("replicas")), given, config, folder,
-                                            start, absent)
+            cells[row["name"], seed] = Cell(row["name"], seed, row["command"], given, config, folder, start, absent,
+                                            bool(row.get("replicas")))
     return cells
 
 
