@@ -1,14 +1,18 @@
 """Every shipped table: its rows compose, fit together, name a baseline, and say where published numbers come from."""
 
+import json
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments import rows, wiring
 from tests import world
-from tests.test_commands import call, rows_word
+from tests.test_commands import TINY, call
 from tests.test_resume import ROOT, command, environment
 
 
@@ -31,6 +35,63 @@ def test_the_text_tables_are_there():
     """One of each data set with published numbers, and those of this project's own questions."""
     assert set(world.names("table")) >= {"quickstart", "heads", "adaptation", "augmentation", "sst2", "sst5", "trec", "clothing",
                                          "financial_sentiment", "chinese_sentiment", "banking77"}
+
+
+def rows_word(rows):
+    """An override of a table's rows: Hydra wants keys without quotes."""
+    return "table.rows=" + re.sub(r'"([\w./]+)": ', r"\1: ", json.dumps(rows))
+
+
+def test_table(tmp_path, capsys):
+    """Two seeds in one program, from another row's; a baseline beside published numbers; what fails, is not there, is done, is old."""
+    out, small = tmp_path / "table", [*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"]
+    rows = [{"name": "pre", "hidden": True, "replicas": True, "overrides": ["experiment=pretrain", *small]},
+            {"name": "majority", "command": "baseline", "seeds": [0],
+             "overrides": ["experiment=sentiment", "baseline=majority", "data.limit=100"],
+             "published": {f"test/{key}": {"value": x, "source": "A"} for key, x in (("accuracy", 0.83), ("macro_f1", 0.6))}},
+            {"name": "{head.pooling} | from it", "from": "pre", "against": "majority", "grid": {"head.pooling": ["cls"]},
+             "replicas": True, "overrides": ["experiment=sentiment", *small]},
+            {"name": "broken", "overrides": ["experiment=classify", f"data.path={tmp_path / 'bad.csv'}"]},
+            {"name": "no data", "overrides": ["experiment=classify", "data.path=nowhere.csv"]},
+            {"name": "no weights", "overrides": ["experiment=sentiment", "model=bert", "model.checkpoint=/no/where"]}]
+    (tmp_path / "bad.csv").write_text("text,label\nonly one row,a\n")
+    words = ["table=quickstart", rows_word(rows), "seeds=2", f"out={out}"]
+    assert call("table", *words, "plan=true") == 0
+    said = capsys.readouterr().out
+    assert "| pre | 2 | 0 | 2 | 0" in said and "not here: no data: data.path" in said and "about" in said and not out.exists()
+    assert call("table", *words) == 1
+    said, text = capsys.readouterr().out, (out / "table.md").read_text()
+    assert "| cls \\| from it | 2 | [" in text and "only one value" in text and "[1/" in said
+    assert "| majority | 1 | [**0.820**](majority/) | 0.830, -0.010: within 5% |" in text and "-0.149: outside 5%" in text
+    assert "| no data | 0 | data not here |" in text and "no weights: model.checkpoint: /no/where" in text
+    assert "| cls \\| from it | majority | accuracy |" in text and "too few seeds" in text
+    tex = (out / "table.tex").read_text()
+    assert r"\textbf{0.820" in tex and r"\underline{" in tex and tex.count(r"\\") == 6
+    assert (out / "table.png").stat().st_size > 5000
+    csv = pd.read_csv(out / "table.csv")
+    assert set(csv.row) == {"majority", "cls | from it"} and (csv.n == [1, 1, 2, 2]).all()
+    runs = [Path(folder) for cell in csv.runs for folder in cell.split()]
+    assert "export" in (runs[-1] / "config.yaml").read_text() and "parameter" in (runs[-2] / "log.txt").read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
+    made = json.loads((runs[-1] / "environment.json").read_text())
+    (runs[-1] / "environment.json").write_text(json.dumps(made | {"code": "other"}))
+    assert len(stamps) == 5 and call("table", *words) == 1                   # what is done is skipped
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
+    assert "| cls \\| from it† | 2" in (out / "table.md").read_text()
+    kept = runs[-1] / "summary.json"
+    assert call("table", *words, "stale=rerun") == 1 and "†" not in (out / "table.md").read_text()
+    assert kept.stat().st_mtime_ns != stamps[kept] and runs[-1].with_name(f"{runs[-1].name}.other").is_dir()
+
+
+@pytest.mark.parametrize("change,said", [
+    ({"name": "{fraction}"}, "no axis"), ({"name": "a", "from": "b"}, "no row above"),
+    ({"name": "a", "against": "b"}, "no other row"),
+    ({"name": "a", "command": "sing"}, "train or baseline"), ({"name": "a", "colour": 1}, "needs a name"), ({}, "needs a name"),
+    ({"name": "a", "published": {"test/f2": {"value": 1, "source": "b"}}}, "none of the columns"),
+    ({"name": "a", "published": {"test/accuracy": {"value": 1}}}, "needs value and source")])
+def test_a_row_that_is_none(change, said, capsys):
+    assert call("table", "table=quickstart", rows_word([change])) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_processes_side_by_side(tmp_path, capfd):
