@@ -43,7 +43,7 @@ def rows_word(rows):
 
 
 def test_table(tmp_path, capsys):
-    """Two seeds in one program, from another row's; a baseline beside published numbers; what fails, is not there, is done, is old."""
+    """Two seeds in one program, from another row's; a baseline beside published numbers; what fails, is missing, done, or old."""
     out, small = tmp_path / "table", [*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"]
     rows = [{"name": "pre", "hidden": True, "replicas": True, "overrides": ["experiment=pretrain", *small]},
             {"name": "majority", "command": "baseline", "seeds": [0],
