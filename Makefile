@@ -31,14 +31,14 @@ $(VENV)/minilm: $(VENV)/ready   # a real checkpoint for tests and demos, read by
 
 test: $(VENV)/ready $(VENV)/minilm   ## laws, goldens, parity, commands
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not compilers"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not compilers"
 
 $(VENV)/notebook: $(VENV)/ready docs/requirements.txt   # what executes docs/quickstart.ipynb
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	touch $@
 
 test-all: $(VENV)/ready $(VENV)/minilm $(VENV)/notebook   ## the slow ones too, the notebook among them
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not compilers"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not compilers"
 
 .venv-tpu/ready: requirements.lock   # the libtpu that jax[tpu] of the locked jax asks for
 	$(PYTHON) -m venv .venv-tpu

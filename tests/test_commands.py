@@ -44,7 +44,11 @@ def here_or_skip(experiment):
             pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("experiment", world.names("experiment"))
+ALIKE = ("sst5", "trec", "financial_sentiment", "rating", "department")   # the program of `sentiment` on other data: make test-all
+
+
+@pytest.mark.parametrize("experiment", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name
+                                        for name in world.names("experiment")])
 def test_every_experiment_trains_two_steps(experiment, tmp_path, monkeypatch):
     here_or_skip(experiment)
     monkeypatch.chdir(tmp_path)
@@ -227,7 +231,7 @@ def test_overfit(tmp_path):
     assert losses[0] > 0.3 and losses[-1] < 0.05, losses
 
 
-@pytest.mark.parametrize("strata", [[], ["data.stratify_column=mood"]])
+@pytest.mark.parametrize("strata", [[], pytest.param(["data.stratify_column=mood"], marks=pytest.mark.slow)])
 def test_a_checkpoint_that_saw_the_test_rows_is_told_on(tmp_path, capsys, strata):
     """Two runs on one file: the second counts its held-out rows that the first trained on, through an export too."""
     labels = np.random.default_rng(0).choice(["good", "bad", "none"], 200, p=[0.7, 0.2, 0.1])

@@ -15,6 +15,8 @@ from tests import world
 from tests.test_commands import TINY, call
 from tests.test_input import HUGE
 
+EACH = ["jit", *(pytest.param(name, marks=pytest.mark.slow) for name in world.names("strategy") if name != "jit")]
+
 
 def message(strategy="jit", spoil=lambda name, x: x, task="classification"):
     """What a watched step says of the second of two batches, before which parameters are spoilt."""
@@ -32,14 +34,14 @@ def message(strategy="jit", spoil=lambda name, x: x, task="classification"):
     return str(error.value)
 
 
-@pytest.mark.parametrize("strategy", world.names("strategy"))
+@pytest.mark.parametrize("strategy", EACH)
 def test_a_parameter(strategy):
     said = message(strategy, lambda name, x: x.at[(0,) * x.ndim].set(jnp.nan) if "layer.1.output.dense.kernel" in name else x)
     assert said.startswith("train/gradient_norm and train/loss not finite at step 2: before the step 1 of ")
     assert said.endswith("arrays are not finite, the first is model.encoder.layer.1.output.dense.kernel")
 
 
-@pytest.mark.parametrize("strategy", world.names("strategy"))
+@pytest.mark.parametrize("strategy", EACH)
 def test_the_forward_pass(strategy, monkeypatch):
     """In the layer where it happens, in the line of the code: of two layers the second, whose scale is large."""
     def call(self, x, noise, site, look):
@@ -99,7 +101,7 @@ def test_parts_of_a_program():
     assert profile.part("jit(step)/headless/reduce_sum") == ("rest", False)
 
 
-@pytest.mark.parametrize("strategy", ["jit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "pmap"))])
+@pytest.mark.parametrize("strategy", EACH)
 def test_profile(strategy, tmp_path, capsys):
     """The parts and what is between them make up the step; its result is that of a step that nobody looks at."""
     words = ["experiment=sentiment", "data.batch_size=8", "tracker=[jsonl]", f"strategy={strategy}", *TINY]

@@ -39,7 +39,7 @@ def side_by_side(made, given, seeds, devices=1):
 
 
 @pytest.mark.parametrize("task,more", [("classification", "peft=bitfit"), ("masked_lm", "gradient=accumulate"),
-                                       ("simcse", "peft=full")])
+                                       pytest.param("simcse", "peft=full", marks=pytest.mark.slow)])
 def test_each_is_the_run_that_it_would_be_alone(task, more):
     """Own initialisation, dropout, order, rates and number of steps; ten steps to 1e-5."""
     numbers = ["optimizer.learning_rate=2e-2", "optimizer.warmup=0.5", "optimizer.weight_decay=0.1"]

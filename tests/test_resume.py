@@ -133,7 +133,8 @@ def test_finished_foreign_and_busy_folders(whole, tmp_path):
     same(before, everything(folder / "run"))
 
 
-@pytest.mark.parametrize("first,then", [(("pmap", 1), ("fsdp", 8)), (("fsdp", 8), ("jit", 1))])
+@pytest.mark.parametrize("first,then", [pytest.param(("pmap", 1), ("fsdp", 8), marks=pytest.mark.slow),
+                                        (("fsdp", 8), ("jit", 1))])
 def test_checkpoint_moves_between_strategies_and_device_counts(whole, tmp_path, monkeypatch, first, then):
     folder, before = whole
     words = lambda at: command(folder, tmp_path / "moved", f"strategy={at[0]}", f"strategy.devices={at[1]}")  # noqa: E731

@@ -122,7 +122,7 @@ def port():
         return found.getsockname()[1]
 
 
-@pytest.mark.parametrize("strategy", ["jit", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("jit", marks=pytest.mark.slow), "fsdp"])
 def test_two_processes_agree_with_one(tmp_path, strategy):
     out, at = tmp_path / "out.npz", port()
     running = [subprocess.Popen([sys.executable, "-m", "tests.peer", str(at), str(i), strategy, str(out)], cwd=ROOT, text=True,
