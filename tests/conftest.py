@@ -1,5 +1,6 @@
 """Eight simulated devices, offline W&B, a cache of the session's own, where data may lie; set before jax is imported."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -22,6 +23,16 @@ from absl import logging as absl_logging
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)   # or Hydra's logging setup closes pytest's capture
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+    """A file's compiled programs are not kept for the next one: gigabytes of them slow everything down."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
