@@ -82,7 +82,9 @@ def test_dropout_is_on_word_vectors_and_states():
     assert abs((one == 0).mean() - 0.5) < 0.05 and (one != other).any() and (np.asarray(model(batch)) != 0).all()
 
 
-@pytest.mark.parametrize("gradient,strategy", [("plain", "pmap"), ("accumulate", "jit"), ("plain", "fsdp")])
+@pytest.mark.parametrize("gradient,strategy", [
+    pytest.param("plain", "pmap", marks=pytest.mark.slow), pytest.param("accumulate", "jit", marks=pytest.mark.slow),
+    ("plain", "fsdp")])
 def test_it_goes_with_the_other_nouns(gradient, strategy):
     """As on one device; bfloat16 computes near it."""
     words = ["model=bilstm", "head.pooling=mean", "optimizer.clip=null"]

@@ -44,7 +44,7 @@ def here_or_skip(experiment):
             pytest.skip(str(error))
 
 
-ALIKE = ("sst5", "trec", "financial_sentiment", "rating", "department")   # the program of `sentiment` on other data: make test-all
+ALIKE = ("sst2", "sst5", "trec", "financial_sentiment", "rating", "department", "intent", "article")   # as sentiment
 
 
 @pytest.mark.parametrize("experiment", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name

@@ -55,6 +55,7 @@ def test_the_forward_pass(strategy, monkeypatch):
     assert "return found + jnp.log(1e4 - jnp.abs(self.output.LayerNorm.scale[...]).max())" in said
 
 
+@pytest.mark.slow
 def test_infinity(monkeypatch):
     """A hidden state of it is no nan before the classifier adds it to its opposite; a library's line is its caller's."""
     right = Pooler.__call__

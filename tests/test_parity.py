@@ -66,7 +66,7 @@ def test_every_layer_and_output(kind, packed, record_property):
     assert len(states) == 3 and gap <= 1e-5
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_loss_and_gradient_norms(kind, packed):
     loaded, batch = pretrained.load(str(FOLDERS[kind]), "sequence_classification"), classifier_batch(packed)

@@ -38,8 +38,9 @@ def side_by_side(made, given, seeds, devices=1):
     return [found[i] for i in range(len(made))]
 
 
-@pytest.mark.parametrize("task,more", [("classification", "peft=bitfit"), ("masked_lm", "gradient=accumulate"),
-                                       pytest.param("simcse", "peft=full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task,more", [
+    ("classification", "peft=bitfit"), pytest.param("masked_lm", "gradient=accumulate", marks=pytest.mark.slow),
+    pytest.param("simcse", "peft=full", marks=pytest.mark.slow)])
 def test_each_is_the_run_that_it_would_be_alone(task, more):
     """Own initialisation, dropout, order, rates and number of steps; ten steps to 1e-5."""
     numbers = ["optimizer.learning_rate=2e-2", "optimizer.warmup=0.5", "optimizer.weight_decay=0.1"]
