@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 from ecrec_jax.use.significance import FEW, Counts, Difference, Metric, compare, counts_of, holm
 from experiments.cell import Cell
 
+METHOD = ("Paired permutation and bootstrap over the test examples, and the spread between seeds; the larger p counts, corrected "
+          "by Holm over all lines. The effect is the difference in standard deviations of one example's.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
@@ -21,6 +24,13 @@ class Pair:
     column: str
     found: Difference
     holm: float | None
+
+    def words(self, spec: Mapping[str, Any]) -> list[str]:
+        """What a table says of it: the metric, the difference with its interval, the effect, what may be claimed."""
+        x = self.found
+        gap = "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(x.difference, x.low, x.high, n=spec["digits"])
+        claim = f"too few seeds ({FEW} at least)" if self.holm is None else f"{self.holm:.2g}" + (" *" if self.holm < 0.05 else "")
+        return [spec["title"], gap, f"{x.effect:+.2f}", claim]
 
 
 def pairs(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell], columns: Mapping[str, Any]) -> list[Pair]:

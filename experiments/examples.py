@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ecrec_jax import section
-from ecrec_jax.data import read
 from ecrec_jax.types import Facts, InputError
 from experiments import record, saved
 from experiments.cell import Cell
@@ -55,7 +54,7 @@ def texts(cell: Cell, root: str) -> list[str] | str:
         data = section.make(node, "data", Facts())
         if not hasattr(data, "texts"):
             return "The examples are no rows of a file, so their texts are not shown."
-        table = read.read(read.locate(data.path, data.root, "data.path"))
+        table = data.table()
         record.same_data(cell.folder, table.digest)
     except InputError as error:
         return f"The texts are not shown. {error}"

@@ -1,13 +1,12 @@
 """Figures of a page: curves over steps, reliability diagrams, confusion matrices; drawn as SVG and tables, without a library."""
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from ecrec_jax.use.calibration import Bins
 from experiments.page import LIGHT, Markup, joined, tag
 
 WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 340, 210, 46, 10, 8, 24
@@ -47,16 +46,15 @@ def curves(title: str, drawn: Sequence[Curve], last: float) -> Markup:
     return figure(title, inside)
 
 
-def reliability(title: str, bins: Bins, i: int) -> Markup:
+def reliability(title: str, bins: Sequence[Mapping[str, Any]], i: int) -> Markup:
     """How often a score is right, bar by bar, beside the line on which it says so itself."""
     frame = Frame(0.0, 1.0, 0.0, 1.0)
     x0, y0 = frame.at(0, 0)
     inside = [frame.axes()]
-    edges = itertools.pairwise(bins.edges)
-    for (low, high), count, sure, right in zip(edges, bins.count, bins.confidence, bins.accuracy, strict=True):
-        if count:
-            (x, y), (end, _) = frame.at(low, right), frame.at(high, right)
-            said = f"{count} scores, {sure:.3f} on average; right {right:.3f}"
+    for part in bins:
+        if part["count"]:
+            (x, y), (end, _) = frame.at(part["low"], part["accuracy"]), frame.at(part["high"], part["accuracy"])
+            said = f"{part['count']} scores, {part['confidence']:.3f} on average; right {part['accuracy']:.3f}"
             inside.append(tag("rect", tag("title", said), at={
                 "x": f"{x + 1:.1f}", "y": f"{min(y, y0 - 1):.1f}", "width": f"{end - x - 2:.1f}", "height": f"{max(y0 - y, 1):.1f}",
                 "style": f"fill:var({colour(i)})", "opacity": ".75"}))

@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecrec_jax.use.calibration import reliability
-from ecrec_jax.use.significance import FEW
+from ecrec_jax import metrics
 from experiments import examples, figure, page, record
 from experiments.cell import Cell
-from experiments.compare import answers, asked, pairs
+from experiments.compare import METHOD, answers, asked, pairs
 from experiments.page import Markup, tag
 
 Sides = dict[str, list[Cell]]   # name of a row -> its runs
@@ -64,14 +63,9 @@ def significance(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, in
         return None
     lines = []
     for pair in found:
-        spec, x = columns[pair.column], pair.found
-        gap = "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(x.difference, x.low, x.high, n=spec["digits"])
-        said = f"too few seeds ({FEW} at least)" if pair.holm is None else f"{pair.holm:.2g}"
-        lines.append([f"{pair.first} less {pair.second}", spec["title"], gap, f"{x.effect:+.2f}", said])
-    note = ("Paired permutation and bootstrap over the same examples, and the spread between seeds; the larger p counts, after "
-            "Holm over all lines. The effect is the difference in standard deviations of one example's.")
+        lines.append([f"{pair.first} less {pair.second}", *pair.words(columns[pair.column])])
     return page.joined(tag("h2", "Differences"), page.table(["", "", "difference [95 %]", "effect", "p (Holm)"], lines, "number"),
-                       tag("p.soft", note))
+                       tag("p.soft", METHOD))
 
 
 def courses(sides: Sides) -> Markup | None:
@@ -112,10 +106,10 @@ def calibration(sides: Sides, split: str) -> Markup | None:
         scores = np.array([row for table in tables for row in table["scores"].to_pylist()])
         label, said = (np.concatenate(side) for side in list(zip(*map(answers, tables), strict=True))[:2])
         several = label.ndim == 2
-        bins = reliability(scores.ravel(), label.ravel()) if several else reliability(scores.max(1), label == said)
-        found.append(figure.reliability(f"{name}: error {bins.error():.3f}", bins, i))
+        gap, bins = metrics.calibration(*((scores.ravel(), label.ravel()) if several else (scores.max(1), label == said)))
+        found.append(figure.reliability(f"{name}: error {gap:.3f}", bins, i))
     about = ("How often answers are right whose score is of this size; on the dashed line as often as the score says. The expected "
-             "calibration error is the mean distance from the line over ten bins, each by the number of its scores.")
+             "calibration error is the mean distance from the line over the bins, each by the number of its scores.")
     return page.joined(tag("h2", "Calibration"), tag("p.soft", about), tag("div.grid", *found)) if found else None
 
 

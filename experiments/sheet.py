@@ -13,7 +13,7 @@ import numpy as np
 from ecrec_jax.use.significance import FEW, Difference
 from experiments import latex, record
 from experiments.cell import Cell
-from experiments.compare import Pair, pairs
+from experiments.compare import METHOD, Pair, pairs
 from experiments.plot import bars
 
 NOTES = {"†": "made by other code than today's", "‡": "validated or tested on rows that its checkpoint was trained on"}
@@ -163,13 +163,9 @@ def differences(found: Sequence[Pair], table: Mapping[str, Any]) -> list[str]:
         return []
     text = ["", "## Differences", "", "| | less | | difference [95 %] | effect | p (Holm) |", "|---|---|---|---|---|---|"]
     for pair in found:
-        spec, x = table["columns"][pair.column], pair.found
-        gap = "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(x.difference, x.low, x.high, n=spec["digits"])
-        said = f"too few seeds ({FEW} at least)" if pair.holm is None else f"{pair.holm:.2g}" + (" *" if pair.holm < 0.05 else "")
-        text.append(f"| {escaped(pair.first)} | {escaped(pair.second)} | {spec['title']} | {gap} | "
-                    f"{x.effect:+.2f} | {said} |")
-    return [*text, "", "Paired permutation and bootstrap over the test examples, and the spread between seeds; the larger p "
-            "counts, corrected over all rows of this list. The effect is the difference in standard deviations of one example's."]
+        said = " | ".join(pair.words(table["columns"][pair.column]))
+        text.append(f"| {escaped(pair.first)} | {escaped(pair.second)} | {said} |")
+    return [*text, "", METHOD]
 
 
 def runs(lines: Sequence[Line], out: Path) -> list[str]:

@@ -15,8 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from ecrec_jax import evaluate
-from ecrec_jax.use.calibration import reliability
-from experiments import figure, launch, page, report, table
+from experiments import figure, launch, override, page, report, table
 from experiments.rows import rows_of
 from tests.test_commands import TINY, call
 
@@ -210,15 +209,19 @@ def test_mistakes(words, said, capsys, tmp_path, monkeypatch):
     assert error.startswith("error: ") and said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_calibration():
-    """By hand: .05, .15 and .1 (a bin has its upper edge) and two of .95, of which one is right."""
-    found = reliability(np.array([0.05, 0.1, 0.15, 0.95, 0.95]), np.array([False, False, True, True, False]))
-    assert found.count.tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
-    assert found.confidence[[0, 1, 9]] == pytest.approx([0.075, 0.15, 0.95]) and found.accuracy[[0, 1, 9]].tolist() == [0, 1, 0.5]
-    assert found.error() == pytest.approx((2 * 0.075 + 0.85 + 2 * 0.45) / 5)
-    sure = np.random.default_rng(0).random(200_000)   # right as often as it says
-    assert reliability(sure, np.random.default_rng(1).random(200_000) < sure).error() < 0.01
-    assert reliability(np.array([0.0, 1.0]), np.array([False, True])).error() == 0
+def test_texts_of_files_a_split(tmp_path):
+    """Lines of a pattern, a file a split: the texts of wrong answers are found in them."""
+    for split, count in (("train", 60), ("valid", 20), ("test", 20)):
+        lines = [f"{'bad@too tight' if i % 4 else 'good@fits well'}, text {i} of {split}" for i in range(count)]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    given = {"path": {split: str(tmp_path / f"{split}.txt") for split in ("train", "valid", "test")},
+             "pattern": r"(?P<label>\w+)@(?P<text>.*)"}
+    words = [f"data.{key}={override.written(value)}" for key, value in given.items()]
+    for name in ("majority", "tfidf"):
+        assert call("baseline", "experiment=classify", *words, f"baseline={name}", f"run_dir={tmp_path / name}") == 0
+    assert call("report", f"run_dir=[{tmp_path / 'majority'},{tmp_path / 'tfidf'}]", f"out={tmp_path}") == 0
+    said = (tmp_path / "report.html").read_text()
+    assert "fits well, text 4 of test" in said and "not shown" not in said
 
 
 def test_figures():

@@ -71,6 +71,10 @@ class Text:
         if self.augment and self.text_pair_column is not None:
             raise InputError("data.augment changes single texts, not pairs: set augment=[] or data.text_pair_column=null")
 
+    def table(self) -> read.Table:
+        """The rows of all files, with the complaints of `file.located` and `file.table`."""
+        return file.table(file.located(self.path, self.root, self.source), self.sha256, self.pattern, self.encoding)
+
     def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
         """Cleaned texts, and their partners where pairs are asked for."""
         names = [self.text_column] if isinstance(self.text_column, str) else self.text_column
@@ -86,7 +90,7 @@ class Text:
         Raises:
             InputError: file, column, label or split that can't be used; nothing to train on.
         """
-        table = file.table(file.located(self.path, self.root, self.source), self.sha256, self.pattern, self.encoding)
+        table = self.table()
         counts: Counter[str] = Counter()
         first, second = self.texts(table, counts)
         raw = self.cells(table)
