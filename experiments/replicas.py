@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def members(config: Mapping[str, Any]) -> list[Member]:
     if len(lengths) != 1 or 0 in lengths:
         raise InputError(f"replicas is {given!r}, must be a number of seeds, or lists of the same length: "
                          "{seed: [0, 1], optimizer.learning_rate: [1e-4, 3e-4]}")
-    wrong = [key for key in given if key not in ("seed", *PATHS) and not numeric(config, key)]
+    wrong = [key for key, values in given.items() if key not in ("seed", *PATHS) and not numeric(config, key, values)]
     if wrong:
         raise InputError(f"replicas: {wrong[0]} can't differ inside one program; seed, model.checkpoint, run_dir and the numbers "
                          "of optimizer and task can")
@@ -71,12 +71,14 @@ def members(config: Mapping[str, Any]) -> list[Member]:
     return found
 
 
-def numeric(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a key is a number that the optimizer keeps in its state, or one of the task's."""
+def numeric(config: Mapping[str, Any], key: str, values: Sequence[Any]) -> bool:
+    """Whether these are numbers of a key that the optimizer keeps in its state, or that the task takes as a float."""
     noun, _, name = key.partition(".")
-    value = config[noun].get(name) if noun in ("optimizer", "task") else None
-    leaves = getattr(section.target(config["optimizer"], "optimizer"), "leaves", ())
-    return isinstance(value, int | float) and not isinstance(value, bool) and (noun == "task" or name in leaves)
+    if noun not in ("optimizer", "task") or name not in config[noun]:
+        return False
+    cls = section.target(config[noun], noun)
+    floating = name in cls.leaves if noun == "optimizer" else float in (hint := section.arguments(cls)[name][0], *get_args(hint))
+    return floating and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def train(config: dict[str, Any]) -> None:
@@ -98,11 +100,9 @@ def train(config: dict[str, Any]) -> None:
             lock, run.summary = record.open_run(run.config, run.folder)
             held.enter_context(lock)
         left = [run for run in runs if run.summary is None]
-        if left:
-            group = Group(len(left), config["strategy"]["devices"])
-            prepare(left, group, config)
-        threads = [threading.Thread(target=work, args=(run, i, group, began, len(left)), daemon=True)
-                   for i, run in enumerate(left)]
+        group = Group(max(len(left), 1), config["strategy"]["devices"])
+        prepare(left, group, config)
+        threads = [threading.Thread(target=work, args=(run, i, group, began), daemon=True) for i, run in enumerate(left)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -151,10 +151,10 @@ def prepare(runs: Sequence[Member], group: Group, config: Mapping[str, Any]) -> 
             run.loop, run.about = begin(run.config, changed, parts, run.folder, stop)
 
 
-def work(run: Member, index: int, group: Group, began: float, count: int) -> None:
+def work(run: Member, index: int, group: Group, began: float) -> None:
     """A run in its thread, from its start or its checkpoint to its end."""
     try:
-        summary = run.loop.run() | run.about | {"wall_seconds": run.loop.wall(began), "replicas": count}
+        summary = run.loop.run() | run.about | {"wall_seconds": run.loop.wall(began), "replicas": group.count}
         with FINISHING:
             finish(run.loop, summary, run.folder)
         run.summary = summary

@@ -90,6 +90,16 @@ def test_command(tmp_path):
     assert call("evaluate", f"run_dir={folder}", "split=test") == 0
 
 
+def test_a_number_that_is_off_by_default(tmp_path):
+    """The power of the focal loss, of each run its own: zero is cross-entropy."""
+    runs = "{seed: [0, 0, 0], task.focal_gamma: [0.0, 1.0, 4.0]}"
+    assert call("train", *SMALL, "steps=2", f"replicas={runs}", f"run_dir={tmp_path / 'focal'}") == 0
+    assert call("train", *SMALL, "steps=2", f"run_dir={tmp_path / 'plain'}") == 0
+    first = lambda path: json.loads((path / "metrics.jsonl").read_text().splitlines()[0])["train/loss"]  # noqa: E731
+    zero, one, four = (first(tmp_path / "focal" / f"seed_0-focal_gamma_{gamma}") for gamma in (0.0, 1.0, 4.0))
+    assert zero == pytest.approx(first(tmp_path / "plain"), rel=1e-5) and zero > 1.5 * one > 1.5 * four
+
+
 @pytest.mark.parametrize("given,said", [
     ("replicas=0", "must be a number of seeds"), ("'replicas={seed:[0,1],task.label_smoothing:[0.1]}'", "same length"),
     ("replicas={data.batch_size:[1,2]}", "data.batch_size can't differ"), ("replicas={seed:[1,1]}", "two of the runs"),

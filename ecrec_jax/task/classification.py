@@ -14,7 +14,7 @@ from ecrec_jax.types import Batch, Columns, Example, InputError
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Softmax cross-entropy over exclusive classes, or binary cross-entropy a label (`multi_label`); with a `focal_gamma` above 0
+    """Softmax cross-entropy over exclusive classes, or binary cross-entropy a label (`multi_label`); with a `focal_gamma`
     their focal forms, in which what is already right weighs less.
 
     `class_weights`: null, `balanced` (examples over classes × count, King & Zeng 2001) or one number a class, in the
@@ -23,7 +23,7 @@ class Classification:
 
     multi_label: bool
     label_smoothing: float
-    focal_gamma: float
+    focal_gamma: float | None
     class_weights: Literal["balanced"] | list[float] | None
     labels: tuple[str, ...]
     class_counts: tuple[int, ...]
@@ -32,8 +32,8 @@ class Classification:
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"task.label_smoothing is {self.label_smoothing}, must be 0 or more, below 1")
-        if self.focal_gamma < 0:
-            raise InputError(f"task.focal_gamma is {self.focal_gamma}, must be 0 or more (0: cross-entropy)")
+        if self.focal_gamma is not None and self.focal_gamma < 0:
+            raise InputError(f"task.focal_gamma is {self.focal_gamma}, must be 0 or more; null: cross-entropy")
         if isinstance(self.class_weights, list) and len(self.class_weights) != len(self.labels):
             raise InputError(f"task.class_weights has {len(self.class_weights)} numbers, the data has "
                              f"{len(self.labels)} classes: {', '.join(self.labels)}")
@@ -65,7 +65,7 @@ class Classification:
 
     def loss(self, outputs: Float[Array, "B S C"], batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
         """Cross-entropy or focal loss of each slot."""
-        if self.focal_gamma:
+        if self.focal_gamma is not None:
             form = losses.binary_focal if self.multi_label else losses.focal
             return form(outputs, batch["label"], self.focal_gamma, self.label_smoothing)
         if self.multi_label:
