@@ -1,16 +1,19 @@
 """One run of a table: a process of its own, whose folder follows from what it is."""
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecrec_jax.evaluate import Interrupted
 from experiments.override import overrides, written
 from experiments.record import code_hash
 
@@ -87,18 +90,43 @@ def call(words: list[str], cells: Sequence[Cell]) -> None:
     for cell in cells:
         cell.folder.mkdir(parents=True, exist_ok=True)
         wait_for(cell.folder / ".lock")
-    with open(cells[0].folder / "log.txt", "a", encoding="utf-8") as log:
-        child = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 env=os.environ | {"ECREC_PARENT": str(os.getpid())})
-        try:
-            last = follow(child, log)
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
+    command = [sys.executable, "-m", *words]
+    with open(cells[0].folder / "log.txt", "a", encoding="utf-8") as log, started(command, subprocess.PIPE) as child:
+        last = follow(child, log)
     for cell in cells if child.returncode else ():
         if len(cells) == 1 or cell.summary() is None:
             cell.error = last or f"exit code {child.returncode}"
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], output: Any) -> Iterator[subprocess.Popen]:
+    """A command of ours as a child, which stops when we do, whether by an error or a signal; `output` takes what it prints."""
+    child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True,
+                             env=os.environ | {"ECREC_PARENT": str(os.getpid())})
+    try:
+        yield child
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM is a Ctrl-C, once: what follows a stop is still written.
+
+    Raises:
+        Interrupted: either came.
+    """
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted from None
 
 
 def follow(child: subprocess.Popen, log: Any) -> str:

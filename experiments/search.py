@@ -7,7 +7,6 @@ if __name__ == "__main__":
 
 import fcntl
 import importlib.util
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from hydra import compose
 
-from ecrec_jax.evaluate import Interrupted
 from ecrec_jax.types import InputError
 from experiments import space, wiring
+from experiments.cell import stoppable
 from experiments.found import folder_of, short, unique, write
 from experiments.override import overrides
 from experiments.trial import Broken, Trial
@@ -114,11 +113,7 @@ def main(config: dict[str, Any]) -> None:
     out = Path(config["out"] or f"runs/search-{name}")
     out.mkdir(parents=True, exist_ok=True)
 
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    with open(out / ".lock", "w") as lock:
+    with open(out / ".lock", "w") as lock, stoppable():
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -126,8 +121,6 @@ def main(config: dict[str, Any]) -> None:
         study = opened(sweep, config, name, out)
         try:
             search(study, sweep, config["trials"], out)
-        except KeyboardInterrupt:
-            raise Interrupted from None
         finally:
             write(study, sweep.metric, out)
 

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import re
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from ecrec_jax import source
 from ecrec_jax.data import file
-from ecrec_jax.evaluate import Interrupted
 from ecrec_jax.types import InputError
 from experiments import record, wiring
-from experiments.cell import Cell
+from experiments.cell import Cell, stoppable
 from experiments.estimate import foresee
 from experiments.fleet import send
 from experiments.override import overrides
@@ -94,23 +92,16 @@ def main(config: dict[str, Any]) -> None:
     if config["plan"]:
         return foresee(list(cells.values()))
 
-    def stop(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)   # the table is still written
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
     if config["stale"] == "rerun":
         for cell in cells.values():
             if cell.summary() is not None and cell.stale():
                 cell.put_aside()
     missing = [cell for cell in cells.values() if cell.summary() is None and cell.absent is None]
-    try:
+    with stoppable():
         try:
             send(missing, table["columns"], "table")
         finally:
             write(table, rows, cells, out)
-    except KeyboardInterrupt:
-        raise Interrupted from None
     if any(cell.error for cell in cells.values()):
         raise OSError("some cells failed; the table says which, the same command tries them again")
 

@@ -1,14 +1,12 @@
 """One trial of a search: a run in a process of its own, watched through its metrics.jsonl, stopped where it doesn't pay."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cell import wait_for
+from experiments.cell import started, wait_for
 from experiments.override import overrides
 from experiments.space import Sweep
 
@@ -35,20 +33,13 @@ class Trial:
         self.folder.mkdir(parents=True, exist_ok=True)
         wait_for(self.folder / ".lock")
         reported = 0
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as log:
-            child = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT,
-                                     env=os.environ | {"ECREC_PARENT": str(os.getpid())})
-            try:
-                while child.poll() is None:
-                    time.sleep(EVERY)
-                    reported = self.report(reported)
-                    if not self.given_up and child.poll() is None and reported and self.drawn.should_prune():
-                        self.given_up = True
-                        child.terminate()   # it saves and leaves
-            except BaseException:
-                child.terminate()
-                child.wait()
-                raise
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as log, started(self.command(), log) as child:
+            while child.poll() is None:
+                time.sleep(EVERY)
+                reported = self.report(reported)
+                if not self.given_up and child.poll() is None and reported and self.drawn.should_prune():
+                    self.given_up = True
+                    child.terminate()   # it saves and leaves
         self.report(reported)
         return self.result(child.returncode)
 
