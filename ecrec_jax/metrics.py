@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 from sklearn import metrics as sk
 
 
@@ -76,6 +75,8 @@ def regression(label: Float[np.ndarray, "E"], value: Float[np.ndarray, "E"]) -> 
     if len(label) > 1 and np.ptp(label) > 0:
         found["r2"] = float(sk.r2_score(label, value))
         if np.ptp(value) > 0:
+            from scipy import stats  # takes a second
+
             found["spearman"] = float(stats.spearmanr(label, value).statistic)
     return found
 

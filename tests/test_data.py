@@ -381,6 +381,19 @@ def test_token_cache(spoil, tmp_path, monkeypatch):
             tokenise.tokenise(*other)
 
 
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:9]),
+                                   lambda path: path.write_text("[]")])
+def test_kept_facts_of_a_tokenizer(spoil, tmp_path, monkeypatch):
+    monkeypatch.setenv("ECREC_CACHE", str(tmp_path))
+    first = tokenise.facts(TOKENIZER)
+    [path] = (tmp_path / "tokenizers").iterdir()
+    with monkeypatch.context() as only:
+        only.setattr(tokenise, "load", None)
+        assert tokenise.facts(TOKENIZER) == first and first["special_ids"] == tuple(sorted(first["special_ids"]))
+    spoil(path)
+    assert tokenise.facts(TOKENIZER) == first and path.exists()
+
+
 def test_a_vocabulary_alone_is_no_tokenizer(tmp_path):
     """The refusal says what to put beside it, and with that it is one."""
     shutil.copy(GOLDEN / "bert" / "vocab.txt", tmp_path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import logging
 import os
 import tempfile
@@ -64,21 +65,40 @@ def load(folder: str) -> Any:
 
 
 def facts(folder: str) -> dict[str, Any]:
-    """Ids and size of a tokenizer."""
+    """Ids and size of a tokenizer, kept on disk: to load one takes longer than a small run's start may.
+
+    Raises:
+        InputError: as `load`; or it lacks a special token of BERT's.
+    """
+    path = cache_folder() / "tokenizers" / f"{files(folder, (*FILES, 'config.json')).hexdigest()[:32]}.json"
+    try:
+        kept = json.loads(path.read_text())
+        return kept | {"special_ids": tuple(kept["special_ids"])}
+    except Exception:  # noqa: BLE001, S110 (absent or damaged in whatever way: made again)
+        pass
     found = load(folder)
     special = {f"{name}_id": getattr(found, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
     missing = [name for name, value in special.items() if value is None]
     if missing or special["pad_id"] != 0:
         raise InputError(f"{folder}: the tokenizer must have pad (id 0), cls, sep and mask tokens, as BERT's; found {special}")
-    return special | {"vocabulary": len(found), "special_ids": tuple(sorted(found.all_special_ids))}
+    made = special | {"vocabulary": len(found), "special_ids": tuple(sorted(found.all_special_ids))}
+    keep(path, lambda file: file.write(json.dumps(made).encode()))
+    return made
+
+
+def files(folder: str, names: Sequence[str] = FILES) -> Any:
+    """A hash, to go on with, of a tokenizer's files."""
+    mark = hashlib.sha256()
+    for name in names:
+        path = Path(folder) / name
+        mark.update(path.read_bytes() if path.is_file() else b"-")
+    return mark
 
 
 def digest(folder: str, first: list[str], second: list[str] | None, max_length: int, segmenter: str | None) -> str:
     """A name for the result: depends on texts, tokenizer files, length and segmenter."""
-    mark = hashlib.sha256(f"3 {max_length} {second is not None} {segmenter}".encode())
-    for name in FILES:
-        path = Path(folder) / name
-        mark.update(path.read_bytes() if path.is_file() else b"-")
+    mark = files(folder)
+    mark.update(f"3 {max_length} {second is not None} {segmenter}".encode())
     for texts in (first, second or []):
         for text in texts:
             mark.update(text.encode("utf-8", "surrogatepass") + b"\0")

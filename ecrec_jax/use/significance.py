@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 Counts = Float[np.ndarray, "E K"]       # what an example adds to the sums that a metric is made of
 Metric = Callable[[Float[np.ndarray, "... K"]], Float[np.ndarray, "..."]]   # means over examples -> the metric
@@ -71,8 +71,8 @@ def compare(first: Sequence[Counts], second: Sequence[Counts], metric: Metric, s
     variance = over_examples + max(0.0, sum(between - own for between, own, _ in seeds))
     freedom = variance**2 / max(over_examples**2 / (examples - 1) + sum(x**2 / (n - 1) for x, _, n in seeds), 1e-300)
     error = math.sqrt(variance)
-    p_bootstrap = float(2 * stats.t.sf(abs(gap) / error, freedom)) if error > 0 else float(gap == 0)
-    margin = float(stats.t.ppf(0.975, freedom)) * error if error > 0 else 0.0
+    p_bootstrap = float(2 * special.stdtr(freedom, -abs(gap) / error)) if error > 0 else float(gap == 0)
+    margin = float(special.stdtrit(freedom, 0.975)) * error if error > 0 else 0.0
     p_permutation = permuted(first, second, metric, rng, samples)
     effect = gap / math.sqrt(over_examples * examples) if over_examples > 0 else 0.0
     return Difference(gap, gap - margin, gap + margin, effect, max(p_bootstrap, p_permutation), p_permutation, p_bootstrap)
