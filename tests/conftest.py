@@ -6,7 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"   # the second: quick to compile
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -26,6 +26,11 @@ def outputs(made, batch, noise=None):
     return np.asarray(found.logits() if hasattr(found, "logits") else found)
 
 
+def shallow(task, *overrides, **options):
+    """Parts with one layer: where what is shown lies outside the encoder, two take half as long again."""
+    return world.parts(task, "model.depth=1", *overrides, **options)
+
+
 # ---- model
 @pytest.mark.parametrize("name", SCRATCH)
 def test_model_segments_and_padding_never_mix(name):
@@ -58,7 +63,7 @@ def test_model_at_slots_is_the_model_read_at_them(name, causal):
 # ---- head
 @pytest.mark.parametrize("head,task", [(h, t) for h in world.names("head") for t in TASKS if world.reads(h, t)])
 def test_head_reads_its_own_segment_only(head, task):
-    made = world.parts(task, head=head)
+    made = shallow(task, head=head)
     batch = world.batches(made.task, task, 1)[0]
     changed = {k: x.copy() for k, x in batch.items()}
     changed["tokens"][batch["segment"] != 1] = 7
@@ -72,7 +77,7 @@ def test_head_reads_its_own_segment_only(head, task):
 # ---- task
 @pytest.mark.parametrize("task", TASKS)
 def test_task_loss(task):
-    made = world.parts(task)
+    made = shallow(task)
     batch = {k: jnp.asarray(x) for k, x in next(world.feed(made.task, task).batches(0, 0)).items()}
     net = made.graph.net(made.parameters)
     loss = lambda b: np.asarray(made.task.loss(net(b, Noise(jnp.uint32(3), b["row"])), b, lambda x: x))  # noqa: E731
@@ -89,7 +94,7 @@ def test_task_loss(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_columns_and_metrics(task):
-    made = world.parts(task)
+    made = shallow(task)
     strategy = made.strategy
     feed = world.feed(made.task, task)
     trained, frozen = made.peft.split(made.parameters)
@@ -104,7 +109,7 @@ def test_columns_and_metrics(task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("peft", world.names("peft"))
 def test_peft(peft, task):
-    made = world.parts(task, f"peft={peft}")
+    made = shallow(task, f"peft={peft}")
     trained, frozen = made.peft.split(made.parameters)
     merged = made.peft.merge(trained, frozen)
     assert merged.keys() == made.parameters.keys() and all((merged[k] == x).all() for k, x in made.parameters.items())
@@ -122,10 +127,10 @@ NEUTRAL = {"accumulate": ["gradient.count=1"]}
 @pytest.mark.parametrize("gradient", [g for g in world.names("gradient") if g != "plain"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_gradient_equals_plain(gradient, count):
-    plain = world.parts("classification")
+    plain = shallow("classification")
     given = world.batches(plain.task, "classification")
     wanted, _ = world.curve(plain, given)
-    found, _ = world.curve(world.parts("classification", f"gradient={gradient}", f"gradient.count={count}"), given)
+    found, _ = world.curve(shallow("classification", f"gradient={gradient}", f"gradient.count={count}"), given)
     print(f"{gradient} {count}: {np.abs(found - wanted).max():.1e}")
     assert np.abs(found - wanted).max() < 1e-5
 
@@ -155,7 +160,7 @@ def test_optimizer_decays_by_exactly_rate_times_decay(optimizer, schedule):
 
 
 def test_a_batch_without_weight_changes_nothing():
-    made = world.parts("classification")
+    made = shallow("classification")
     batch = dict(world.batches(made.task, "classification", 1)[0])
     batch["weight"] = np.zeros_like(batch["weight"])
     _, after = world.curve(made, [batch])
@@ -170,7 +175,7 @@ def reference():
 
     def of(task):
         if task not in kept:
-            made = world.parts(task, "strategy=jit", "strategy.devices=1")
+            made = shallow(task, "strategy=jit", "strategy.devices=1")
             given = world.batches(made.task, task)
             kept[task] = (given, *world.curve(made, given))
         return kept[task]
@@ -190,7 +195,7 @@ QUICK = [(task, strategy, devices, gradient) for task, strategy, devices, gradie
                          [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES])
 def test_strategy_agrees_with_one_device(reference, task, strategy, devices, gradient):
     given, wanted, end = reference(task)
-    made = world.parts(task, f"strategy={strategy}", f"strategy.devices={devices}", f"gradient={gradient}")
+    made = shallow(task, f"strategy={strategy}", f"strategy.devices={devices}", f"gradient={gradient}")
     found, after = world.curve(made, given)
     gap = np.abs(found - wanted).max()
     print(f"{task}, {strategy} on {devices}, {gradient}: loss {gap:.1e}")
@@ -207,7 +212,7 @@ WHERE += [("causal_lm", "both", strategy, 4, "full") for strategy in world.names
 @functools.cache
 def deep(task, peft):
     """(batches, losses, last parameters) of three layers one after the other: a loop runs over all but the last."""
-    made = world.parts(task, f"peft={peft}", "strategy.devices=1", "model.depth=3")
+    made = shallow(task, f"peft={peft}", "strategy.devices=1", "model.depth=3")
     given = world.batches(made.task, task)
     return given, *world.curve(made, given)
 
@@ -217,7 +222,7 @@ def deep(task, peft):
                           else pytest.param(*case, marks=pytest.mark.slow) for case in WHERE])
 def test_how_layers_are_computed_changes_nothing(task, way, strategy, devices, peft):
     given, wanted, end = deep(task, peft)
-    made = world.parts(task, f"strategy={strategy}", f"strategy.devices={devices}", f"peft={peft}", "model.depth=3", *WAYS[way])
+    made = shallow(task, f"strategy={strategy}", f"strategy.devices={devices}", f"peft={peft}", "model.depth=3", *WAYS[way])
     found, after = world.curve(made, given)
     gap = np.abs(found - wanted).max()
     print(f"{task}, {way}, {strategy} on {devices}, {peft}: loss {gap:.1e}")
@@ -227,7 +232,7 @@ def test_how_layers_are_computed_changes_nothing(task, way, strategy, devices, p
 @pytest.mark.parametrize("way,loops,again", [("remat", 0, 3), ("scan", 1, 0), ("both", 1, 2)])
 def test_layers_are_computed_as_asked(way, loops, again):
     """Three layers: a loop over all but the last where asked; each layer, or the loop's body, marked to be computed again."""
-    made = world.parts("classification", "model.depth=3", *WAYS[way])
+    made = shallow("classification", "model.depth=3", *WAYS[way])
     batch = jax.tree.map(jnp.asarray, world.batches(made.task, "classification", 1)[0])
     text = str(jax.make_jaxpr(lambda p: made.graph.net(p).model(batch))(made.parameters))
     assert (len(re.findall(r"= scan\[", text)), len(re.findall(r"= (?:checkpoint|remat2?)\[", text))) == (loops, again)
@@ -236,11 +241,11 @@ def test_layers_are_computed_as_asked(way, loops, again):
 # ---- precision
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(reference):
     given, wanted, _ = reference("classification")
-    made = world.parts("classification", "model.dtype=bfloat16")
+    made = shallow("classification", "model.dtype=bfloat16")
     losses, after = world.curve(made, given)
     assert all(x.dtype == np.float32 for x in after.values()) and np.isfinite(losses).all()
     assert 1e-6 < np.abs(losses - wanted).max() < 0.1
-    made = world.parts("classification", "model.dtype=bfloat16", "strategy.devices=1")
+    made = shallow("classification", "model.dtype=bfloat16", "strategy.devices=1")
     step = make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy)
     text = jax.jit(step).lower(*world.start(made), given[0]).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
@@ -249,7 +254,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(reference):
 
 @pytest.mark.parametrize("strategy", world.names("strategy"))
 def test_every_strategy_lowers_for_cpu_cuda_and_tpu(strategy):
-    made = world.parts("masked_lm", f"strategy={strategy}", "strategy.devices=4")
+    made = shallow("masked_lm", f"strategy={strategy}", "strategy.devices=4")
     strategy, (state, constant) = made.strategy, world.start(made)
     state, constant = strategy.place(jax.tree.map(jnp.array, state)), strategy.place(constant)
     batch = strategy.put(world.batches(made.task, "masked_lm", 1)[0], 1)
@@ -320,10 +325,10 @@ def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
     ("regression", "full", "accumulate", "pmap", "bert_small"), ("masked_lm", "bitfit", "accumulate", "jit", "bert_medium"),
     ("contrastive", "bitfit", "plain", "pmap", "bert_base")])
 def test_nouns_work_together(task, peft, gradient, strategy, model):
-    alone = world.parts(task, f"peft={peft}", f"model={model}", "strategy.devices=1")
+    alone = shallow(task, f"peft={peft}", f"model={model}", "strategy.devices=1")
     given = world.batches(alone.task, task, 3)
     wanted, _ = world.curve(alone, given)
-    mixed = world.parts(task, f"peft={peft}", f"gradient={gradient}", f"strategy={strategy}", f"model={model}")
+    mixed = shallow(task, f"peft={peft}", f"gradient={gradient}", f"strategy={strategy}", f"model={model}")
     found, _ = world.curve(mixed, given)
     assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[-1]
 
@@ -331,7 +336,7 @@ def test_nouns_work_together(task, peft, gradient, strategy, model):
 def test_columns_agree_between_strategies():
     found = []
     for strategy in world.names("strategy"):
-        made = world.parts("classification", f"strategy={strategy}")
+        made = shallow("classification", f"strategy={strategy}")
         program = made.strategy.compile(make_columns(made.graph, made.task, made.peft, made.strategy), donate=False)
         batch = world.batches(made.task, "classification", 1)[0]
         trained, frozen = (made.strategy.place(side) for side in made.peft.split(made.parameters))
@@ -341,6 +346,6 @@ def test_columns_agree_between_strategies():
 
 
 def test_state_is_plain():
-    made = world.parts("classification")
+    made = shallow("classification")
     state, _ = world.start(made)
     assert isinstance(state, State) and all(isinstance(k, str) for k in state.trained)
