@@ -16,6 +16,7 @@ from ecrec_jax.types import Facts, InputError
 from experiments import saved
 from tests import world
 from tests.conftest import GOLDEN
+from tests.test_commands import call
 from tests.test_data import TOKENIZER, many, text, write
 from tests.test_resume import command, everything, run, same
 
@@ -304,8 +305,9 @@ def test_a_run_folder_never_brings_code(tmp_path, node, monkeypatch):
     run("experiments.train", *words)
     assert marker.exists()
     marker.unlink()
-    run("experiments.evaluate", f"run_dir={tmp_path / 'run'}", "split=test")
-    run("experiments.predict", f"run_dir={tmp_path / 'run'}", f"input={tmp_path / 'reviews.csv'}", f"output={tmp_path / 'out.csv'}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert call("evaluate", f"run_dir={tmp_path / 'run'}", "split=test") == 0
+    assert call("predict", f"run_dir={tmp_path / 'run'}", f"input={tmp_path / 'reviews.csv'}", f"output={tmp_path / 'o.csv'}") == 0
     build.rebuild(*saved.opened(str(tmp_path / "run")))
     assert not marker.exists()
 
