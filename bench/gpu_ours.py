@@ -11,8 +11,8 @@ import yaml
 
 from bench import serve
 from ecrec_jax import build
+from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.feed import Feed
-from ecrec_jax.data.text import Corpus
 from ecrec_jax.section import make
 from ecrec_jax.types import Example, Facts
 from ecrec_jax.use import steps

@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 
 from ecrec_jax.data import copies, leak, tokenise
+from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.read import inside_package
-from ecrec_jax.data.text import Corpus
 from ecrec_jax.net import Graph, Net, split
 from ecrec_jax.section import FACTS, RATES, arguments, make, target
 from ecrec_jax.source import Source, best, fit, load_facts, read
@@ -20,6 +20,7 @@ from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, 
 
 OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys of every option of a noun that are not its
         "strategy": {"coordinator", "processes", "process_id"}}          # constructor's
+READ = 512     # histories of which the last item is ranked, in a batch
 LEAKED = "rows of valid or test that the checkpoint was trained on"
 ASSETS = Path(__file__).parent / "assets"
 
@@ -56,7 +57,9 @@ def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Source | None]:
 
 
 def tokenizer_folder(config: Mapping[str, Any], source: Source | None) -> str:
-    """`data.tokenizer`, else the checkpoint's folder, else the shipped English vocabulary."""
+    """`data.tokenizer`, else the checkpoint's folder, else the shipped English vocabulary; "" where tokens are items."""
+    if "tokenizer" not in config["data"]:
+        return ""
     named = config["data"]["tokenizer"]
     if named:
         return str(inside_package(named.removeprefix("package:"), "data.tokenizer")) if named.startswith("package:") else named
@@ -87,10 +90,10 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
         raise InputError(f"model.checkpoint is not set, but this model takes {', '.join(lacking[:3])}… from it: give a folder, a "
                          "hub id or a run, or choose a model that has its own, such as model=bert_tiny")
     folder = tokenizer_folder(config, source)
-    words = tokenise.facts(folder)
-    if facts.vocabulary is not None and words["vocabulary"] > facts.vocabulary:
+    words = tokenise.facts(folder) if folder else {}
+    if facts.vocabulary is not None and words.get("vocabulary", 0) > facts.vocabulary:
         raise InputError(f"data.tokenizer: {folder} has {words['vocabulary']} tokens, the model's table only {facts.vocabulary}")
-    facts = dataclasses.replace(facts, **(words | {"vocabulary": facts.vocabulary or words["vocabulary"]}))
+    facts = dataclasses.replace(facts, **(words | {"vocabulary": facts.vocabulary or words.get("vocabulary")}))
     data = make(config["data"], "data", Facts())
     longest = facts.longest(data.max_length)
     if like is not None and like.tokenizer == folder and not config["data"].get("augment"):   # which depends on the seed
@@ -99,6 +102,8 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
         corpus = data.load(folder, longest)
     if config["data"].get("augment"):
         corpus = copies.add(corpus, data, folder, longest, config["seed"])
+    if corpus.catalogue is not None and facts.vocabulary not in (None, corpus.facts["vocabulary"]):
+        raise InputError(f"model.checkpoint knows {facts.vocabulary - 2} items, the data has {corpus.facts['items']}")
     facts = dataclasses.replace(facts, **corpus.facts)
     earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
     if len(earlier):
@@ -113,8 +118,9 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
         raise InputError(f"data.path: no text of {data.path} is long enough for the task to read a token of it")
     most = [max(int(getattr(feed, side).max()) for feed in feeds.values()) for side in ("tokens", "slots")]
     shape = feeds["train"].shaped(data.batch_size, data.row_length, most)
-    for feed in feeds.values():
-        feed.shape = shape
+    few = feeds["valid"].few(shape, READ) if corpus.catalogue is not None else shape
+    for name, feed in feeds.items():
+        feed.shape = shape if name == "train" else few._replace(seen=max(other.seen for other in feeds.values()))
     steps = config["steps"] or config["epochs"] * feeds["train"].count(config["seed"], 0)
     facts = dataclasses.replace(parts.facts, steps=steps)
     optimizer = make(config["optimizer"], "optimizer", facts)

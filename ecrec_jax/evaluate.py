@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ecrec_jax import processes
 from ecrec_jax.build import Parts
+from ecrec_jax.data.corpus import Catalogue
 from ecrec_jax.data.feed import Feed, ahead
 from ecrec_jax.step import make_columns
 from ecrec_jax.types import Columns, Facts
@@ -70,8 +71,14 @@ def scalars(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
     return {f"{prefix}/{key}": value for key, value in metrics.items() if isinstance(value, int | float)}
 
 
-def predictions(columns: Columns, facts: Facts) -> dict[str, list[Any]] | None:
-    """One row an example: its row in the file, label, prediction, ids, scores; None where a task has no scores."""
+def predictions(columns: Columns, facts: Facts, catalogue: Catalogue | None = None) -> dict[str, list[Any]] | None:
+    """One row an example: its row in the file, label, prediction, ids, scores, or user, target, rank and the items at the top with
+    their scores; None where a task has no scores."""
+    if catalogue is not None:
+        items, users = np.array(["", *catalogue.items, ""], object), np.array(catalogue.users, object)
+        return {"user": users[columns["example"]].tolist(), "target": items[columns["label"]].tolist(),
+                "rank": columns["rank"].tolist(), "top_items": items[columns["top_items"]].tolist(),
+                "top_scores": columns["top_scores"].tolist()}
     if "scores" not in columns:
         return None
     scores, names = columns["scores"], facts.labels
@@ -96,11 +103,12 @@ def write_table(table: dict[str, list[Any]], path: Path) -> None:
     os.replace(part, path)
 
 
-def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, facts: Facts) -> dict[str, float]:
+def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, facts: Facts,
+         catalogue: Catalogue | None = None) -> dict[str, float]:
     """Write predictions/SPLIT.parquet and report/SPLIT.json, on process 0; returns what belongs into the summary."""
     if not processes.first():
         return scalars(metrics, split)
-    table = predictions(columns, facts)
+    table = predictions(columns, facts, catalogue)
     if table is not None:
         write_table(table, folder / "predictions" / f"{split}.parquet")
     rest = {key: x for key, x in metrics.items() if not isinstance(x, int | float)}

@@ -9,14 +9,16 @@ from jaxtyping import Array, Float, Int
 
 MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
 TILE = 1 << 13          # ids of a tile
+LEAST = -1e8            # of a bias: ids below are in nobody's list
 
 
 class Factored(NamedTuple):
-    """Logits over a table, `query @ table.T + bias`, made only when asked."""
+    """Logits over a table, `query @ table.T + bias`, made only when asked. `first`: the id of its first row, in a tile."""
 
     query: Float[Array, "B S D"]
     table: Float[Array, "V D"]
     bias: Float[Array, "V"]
+    first: int | Int[Array, ""] = 0
 
     def logits(self) -> Float[Array, "B S V"]:
         """All logits, f32."""
@@ -30,7 +32,7 @@ class Factored(NamedTuple):
     def tiles(self, size: int) -> "Factored":
         """Table and bias as T tiles of `size` ids each, the last one filled up with ids of no weight."""
         more = -len(self.table) % size
-        table, bias = jnp.pad(self.table, ((0, more), (0, 0))), jnp.pad(self.bias, (0, more), constant_values=-1e9)
+        table, bias = jnp.pad(self.table, ((0, more), (0, 0))), jnp.pad(self.bias, (0, more), constant_values=10 * LEAST)
         return Factored(self.query, table.reshape(-1, size, table.shape[-1]), bias.reshape(-1, size))
 
     def over(self, read: Callable[["Factored"], Any], size: int | None = None) -> Any:
@@ -43,11 +45,34 @@ class Factored(NamedTuple):
         if size >= ids:
             return jax.tree.map(lambda x: x[None], one((self.table, self.bias)))
         tiled = self.tiles(size)
-        return jax.lax.map(jax.checkpoint(one), (tiled.table, tiled.bias))
+        return jax.lax.map(jax.checkpoint(one), (tiled.table, tiled.bias, size * jnp.arange(len(tiled.table))))
 
     def normaliser(self, size: int | None = None) -> Float[Array, "B S"]:
         """log Σ exp of all logits."""
         return jax.nn.logsumexp(self.over(lambda tile: jax.nn.logsumexp(tile.logits(), -1), size), 0)
+
+    def ranked(self, target: Int[Array, "B S"], seen: Int[Array, "B S M"], most: int, size: int | None = None
+               ) -> tuple[Int[Array, "B S"], Int[Array, "B S K"], Float[Array, "B S K"]]:
+        """(1-based rank of each slot's target among all ids but the other `seen` ones, the `most` ids at the top, their logits).
+
+        A tie counts against the target, and so does a logit that isn't a number: rank = 1 + #{other ids with not z < z_target}.
+        Ids whose bias is `LEAST` or less are in nobody's list; `seen` is filled up with any of those.
+        """
+        mine, rows = self.at(target[..., None]), jnp.indices(target.shape)[..., None]
+
+        def count(tile: Factored) -> tuple[Array, Array, Array]:
+            logits, ids = tile.logits(), len(tile.table)
+            place = seen - tile.first
+            place = jnp.where((place < 0) | (place >= ids) | (seen == target[..., None]), ids, place)   # `ids`: nowhere
+            logits = logits.at[(*rows, place)].set(-jnp.inf, mode="drop")
+            others = (tile.first + jnp.arange(ids) != target[..., None]) & (tile.bias > LEAST)
+            value, place = jax.lax.top_k(logits, min(most, ids))
+            return (~(logits < mine) & others).sum(-1), tile.first + place, value
+
+        above, ids, value = self.over(count, size)
+        merge = lambda x: jnp.moveaxis(x, 0, -2).reshape(*target.shape, -1)  # noqa: E731
+        value, place = jax.lax.top_k(merge(value), most)
+        return 1 + above.sum(0), jnp.take_along_axis(merge(ids), place, -1), value
 
     def best(self, size: int | None = None) -> Int[Array, "B S"]:
         """The id with the largest logit, the first one of equals."""

@@ -75,7 +75,7 @@ class Loop:
             return nan.watched(parts.strategy.compile(step, False), parts)
         compiled = parts.strategy.compile(step, True)
         if debug == "profile":
-            rows, length, _ = parts.feeds["train"].shape
+            rows, length = parts.feeds["train"].shape[:2]
             return Profile(compiled, self.folder, f"{rows} rows × {length} tokens a step, on {parts.strategy.devices} × "
                            f"{parts.strategy.platform}")
         return compiled
@@ -183,7 +183,7 @@ class Loop:
                 continue
             known = split == "valid" and last_is_best and self.valid is not None
             metrics, columns = self.valid if known else self.evaluator.measure(trained, self.parts.feeds[split], self.stop, split)
-            summary |= evaluate.keep(self.folder, split, metrics, columns, self.parts.facts)
+            summary |= evaluate.keep(self.folder, split, metrics, columns, self.parts.facts, self.parts.corpus.catalogue)
             if self.plan.last:
                 final, _ = self.evaluator.measure(state.trained, self.parts.feeds[split], self.stop, split)
                 summary |= evaluate.scalars(final, f"{split}_last")

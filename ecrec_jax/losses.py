@@ -24,6 +24,28 @@ def factored_cross_entropy(outputs: Factored, label: Int[Array, "B S"]) -> Float
     return outputs.normaliser() - outputs.at(label[..., None])[..., 0]
 
 
+def sampled_cross_entropy(positive: Float[Array, "B S"], negative: Float[Array, "B S N"]) -> Float[Array, "B S"]:
+    """Softmax cross-entropy of the label against sampled ids: lse(z⁺, z⁻₁ … z⁻_N) − z⁺. Logits that a sampler draws unevenly are
+    corrected before (Bengio & Senécal 2008; Jean et al. 2015, eq. 9)."""
+    both = jnp.concatenate([positive[..., None], negative], -1)
+    return jax.nn.logsumexp(both, -1) - positive
+
+
+def pointwise(positive: Float[Array, "B S"], negative: Float[Array, "B S N"], beta: float = 1.0) -> Float[Array, "B S"]:
+    """−(β log σ(z⁺) + Σ_n log σ(−z⁻_n)) / (N + 1): binary cross-entropy with N negatives (Kang & McAuley 2018, eq. 7, for β = 1);
+    with β < 1 the generalised form, σ(z⁺)^β, of gSASRec (Petrov & Macdonald 2023, eq. 8).
+
+    Source of the mean over the N + 1 logits: the code of gSASRec. SASRec's code takes their sum for N = 1.
+    """
+    right = beta * jax.nn.log_sigmoid(positive) + jax.nn.log_sigmoid(-negative).sum(-1)
+    return -right / (negative.shape[-1] + 1)
+
+
+def pairwise(positive: Float[Array, "B S"], negative: Float[Array, "B S N"]) -> Float[Array, "B S"]:
+    """Mean over the negatives of −log σ(z⁺ − z⁻). Source: Rendle et al. 2009 (BPR), §4.1."""
+    return -jax.nn.log_sigmoid(positive[..., None] - negative).mean(-1)
+
+
 def binary_cross_entropy(
     logits: Float[Array, "B S C"], label: Float[Array, "B S C"], smoothing: float = 0.0
 ) -> Float[Array, "B S"]:

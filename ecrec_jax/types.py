@@ -34,13 +34,17 @@ class State(NamedTuple):
 
 class Example(NamedTuple):
     """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file, and i32[n] the
-    number of the word that each token is a piece of (-1: of none), where its data knows words."""
+    number of the word that each token is a piece of (-1: of none), where its data knows words. Of a user's history the tokens
+    are items, the target is the next item of every token or, to be ranked, of the last; `seen` i32[m] holds the distinct items
+    of the whole history in order, `first` the position of the first token."""
 
     tokens: np.ndarray
     type: np.ndarray
     label: Any
     index: int
     word: np.ndarray | None = None
+    seen: np.ndarray | None = None
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Facts:
     labels: tuple[str, ...] | None = None
     class_counts: tuple[int, ...] | None = None
     token_counts: tuple[int, ...] | None = None   # of the texts to pretrain on; not kept with a run
+    items: int | None = None                      # tokens 1 … items are items, in the order of items.txt
+    item_counts: tuple[int, ...] | None = None    # of the histories to train on, [V]
     center: float | None = None
     scale: float | None = None
     steps: int | None = None

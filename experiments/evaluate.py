@@ -32,11 +32,13 @@ def main(config: dict[str, Any]) -> None:
         raise InputError(f"split: the data of {folder} has no {split} split")
     feed = Feed(corpus.examples[split], parts.task, None)
     feed.shaped(data.batch_size, data.row_length)
+    if corpus.catalogue is not None:
+        feed.shape = feed.few(feed.shape, build.READ)._replace(seen=feed.seen)
     trained, frozen = parts.peft.split(parts.parameters)
     place = parts.strategy.place
     evaluator = evaluate.Evaluator(dataclasses.replace(parts, corpus=corpus), place(frozen | parts.constants))
     metrics, columns = evaluator.measure(place(trained), feed, title=split)
-    found = evaluate.keep(folder, split, metrics, columns, parts.facts)
+    found = evaluate.keep(folder, split, metrics, columns, parts.facts, corpus.catalogue)
     reports(folder)
     path = folder / "summary.json"
     if path.is_file():

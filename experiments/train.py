@@ -91,6 +91,8 @@ def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
     source.save_facts(parts.facts, folder)
     evaluate.write_json({"sha256": parts.corpus.digest, **parts.corpus.report}, folder / "data.json")
     leak.save(parts.trained_on, folder)
+    if parts.corpus.catalogue is not None:
+        record.write_text("".join(f"{name}\n" for name in parts.corpus.catalogue.items), folder / "items.txt")
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
         if (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":

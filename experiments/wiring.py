@@ -97,8 +97,10 @@ def check(config: Mapping[str, Any]) -> None:
     if wanted not in head.reads:
         raise InputError(f"task {names['task']} needs a head that gives {wanted}, {names['head']} gives "
                          f"{' or '.join(head.reads)}: choose another head")
-    if wanted == "next_token" and config["model"].get("causal") is not True:
-        raise InputError(f"task {names['task']} needs a model that doesn't see the next token: set model.causal=true")
+    for targets, causal, says in ((("next_token", "next_item"), True, "doesn't see what comes next"),
+                                  (("masked_item",), False, "sees both sides of what is hidden")):
+        if wanted in targets and config["model"].get("causal", False) is not causal:
+            raise InputError(f"task {names['task']} needs a model that {says}: set model.causal={str(causal).lower()}")
     given = config["data"].get("target", "none")
     if wanted in ("class", "multi", "number") and given != wanted:
         raise InputError(f"task {names['task']} needs labels of kind {wanted}, data.target is {given}: set data.target={wanted}")

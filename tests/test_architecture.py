@@ -14,13 +14,13 @@ from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
-PURE = ("block", "attention", "factored", "losses", "metrics", "model", "head", "task", "peft", "gradient", "optimizer")
+PURE = ("block", "attention", "factored", "losses", "metrics", "ranking", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
            "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "types"}, "head": {"block", "factored", "types"},
-          "task": {"block", "factored", "losses", "metrics", "types"}}
+          "task": {"block", "factored", "losses", "metrics", "ranking", "types"}}
 ALONE = ("augment", "model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
 NOUNS = ("data", *ALONE)
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -32,13 +32,14 @@ LOADED = {x.attr for tree in TREES.values() for x in ast.walk(tree)   # read of 
 OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of a noun that its constructor doesn't have
        "strategy": {"coordinator", "processes", "process_id"}}
 NEEDED = {
-    "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm bert_shop shop bilstm",
-    "head": "classify regress tokens embed",
-    "task": "classification regression masked_lm causal_lm contrastive simcse", "peft": "full bitfit",
+    "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm bert_shop shop bilstm "
+             "sasrec sasrec_clean sasrec_s3rec esasrec bert4rec",
+    "head": "classify regress tokens embed items",
+    "task": "classification regression masked_lm causal_lm contrastive simcse next_item masked_item", "peft": "full bitfit",
     "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb tensorboard",
     "augment": "deletion swap crop synonym ppdb cilin masked_lm back_translation",
     "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
-                  "article classify regress sst2 sst5 trec financial_sentiment chinese_sentiment rating",
+                  "article classify regress sst2 sst5 trec financial_sentiment chinese_sentiment rating next_item",
 }
 
 

@@ -20,6 +20,7 @@ from experiments.launch import CONF
 from experiments.wiring import plain
 from tests.conftest import GOLDEN
 
+ITEMS = ("next_item", "masked_item")
 OLDEST = ("classify", "regress", "tokens", "embed")
 VOCABULARY, LENGTH = 504, 32
 SMALL = ["model.width=32", "model.depth=2", "model.heads=4", "model.feed_forward=64", "model.positions=64"]
@@ -70,6 +71,11 @@ def reads(head, task):
 
 def facts(task, checkpoint=False):
     """What a corpus and a tokenizer would have said."""
+    if target_of(task) in ITEMS:
+        return Facts(vocabulary=VOCABULARY, items=VOCABULARY - 2, item_counts=tuple(range(VOCABULARY)), mask_id=VOCABULARY - 1,
+                     pad_id=0, special_ids=(0, VOCABULARY - 1), pooler=False, tied=True, steps=10, width=32, activation="gelu",
+                     norm_epsilon=1e-12, initializer_range=0.02, dropout=0.1, attention_dropout=0.1, positions=64,
+                     causal=target_of(task) == "next_item")
     labels = {"labels": ("a", "b", "c"), "class_counts": (5, 3, 2)} if target_of(task) in ("class", "multi") else {}
     return Facts(vocabulary=VOCABULARY, cls_id=1, sep_id=2, mask_id=3, pad_id=0, special_ids=(0, 1, 2, 3), pooler=False,
                  tied=True, center=2.0, scale=1.5, steps=10, width=32, activation="gelu", norm_epsilon=1e-12,
@@ -79,6 +85,11 @@ def facts(task, checkpoint=False):
 def examples(task, count, seed=0, longest=14):
     """Random texts of 4 to `longest` tokens with a target; pairs where a task couples rows."""
     rng, made = np.random.default_rng(seed), []
+    if target_of(task) in ITEMS:
+        for index in range(count):
+            items = rng.integers(1, VOCABULARY - 1, int(rng.integers(4, longest + 1))).astype("i4")
+            made.append(Example(items[:-1], np.zeros_like(items[:-1]), items[1:], index, None, np.unique(items)))
+        return made
     label = {"class": lambda: int(rng.integers(3)), "number": lambda: float(rng.normal(2, 1.5))}.get(target_of(task), lambda: 0)
     for index in range(count):
         n = int(rng.integers(4, longest + 1))
@@ -102,7 +113,8 @@ def parts(task, *overrides, seed=0, head=None):
     config = composed(f"task={task}", f"head={head or head_of(task)}", "optimizer.learning_rate=1e-2", "optimizer.epsilon=1e-4",
                       *small(*overrides), f"seed={seed}", *overrides)
     known = dataclasses.replace(facts(task), pooler=config["head"].get("pooling") == "cls",
-                                initializer_range=config["model"]["initializer_range"])
+                                initializer_range=config["model"]["initializer_range"],
+                                norm_epsilon=config["model"].get("norm_epsilon", 1e-12))
     made = build.network(config, known, str(GOLDEN), None)
     return dataclasses.replace(made, optimizer=section.make(config["optimizer"], "optimizer", known))
 

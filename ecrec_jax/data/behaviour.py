@@ -11,9 +11,31 @@ from jaxtyping import Bool, Int
 
 from ecrec_jax.data import read, split, tokenise, window
 from ecrec_jax.data.clean import cleaned, codes, settled
+from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.split import SPLITS
-from ecrec_jax.data.text import Corpus
 from ecrec_jax.types import InputError
+
+
+def times(table: read.Table, time_column: str, time_format: str | None, kept: Int[np.ndarray, "E"]) -> np.ndarray:
+    """What orders the events: numbers, where the first cell is one; else dates of ISO 8601 or `time_format`.
+
+    Raises:
+        InputError: a cell that is neither, or absent.
+    """
+    cells = read.column(table, time_column, "data.time_column")
+    code, distinct = codes([cells[i] for i in kept])
+    if time_format is None and split.is_number(distinct[0]):
+        found, wanted = pd.to_numeric(pd.Series(distinct), errors="coerce"), "a number, as the first time is"
+    else:
+        wanted = f"a date like {time_format}" if time_format else "a date of ISO 8601 (see data.time_format)"
+        try:
+            found = pd.to_datetime(pd.Series(distinct), format=time_format or "ISO8601", utc=True, errors="coerce")
+        except ValueError as error:
+            raise InputError(f"data.time_format: {time_format!r} can't be used ({error})") from None
+    if found.isna().any():
+        first = int(np.argmax(found.isna().to_numpy()[code]))
+        raise InputError(f"{table.where(kept[first])}: time {distinct[code[first]]!r} is not {wanted}")
+    return found.rank(method="dense").to_numpy()[code]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +126,7 @@ class Behaviour:
         kind, kinds = self.kind(table, kept)
         session = np.zeros_like(kept) if self.session_column is None else \
             codes(read.column(table, self.session_column, "data.session_column"))[0][kept]
-        order = np.lexsort((kept, self.time(table, kept), user[kept]))
+        order = np.lexsort((kept, times(table, self.time_column, self.time_format, kept), user[kept]))
         found = window.Log(*(column[order] for column in (pd.factorize(user[kept])[0], session, kind, text, kept)))
         return found, kinds, texts, {
             "rows": len(user), **{f"dropped {name}": n for name, n in dropped.items()},
@@ -146,27 +168,6 @@ class Behaviour:
                 raise InputError(f"{table.path}, {place}: event {cell!r} is none of {', '.join(words)} (data.kinds)" if cell
                                  else f"{table.path}, {place}: no event in column {self.event_column!r}")
         return code, [words[cell] for cell in distinct]
-
-    def time(self, table: read.Table, kept: Int[np.ndarray, "E"]) -> np.ndarray:
-        """What orders the events: numbers, where the first cell is one; else dates of ISO 8601 or `time_format`.
-
-        Raises:
-            InputError: a cell that is neither, or absent.
-        """
-        cells = read.column(table, self.time_column, "data.time_column")
-        code, distinct = codes([cells[i] for i in kept])
-        if self.time_format is None and split.is_number(distinct[0]):
-            found, wanted = pd.to_numeric(pd.Series(distinct), errors="coerce"), "a number, as the first time is"
-        else:
-            wanted = f"a date like {self.time_format}" if self.time_format else "a date of ISO 8601 (see data.time_format)"
-            try:
-                found = pd.to_datetime(pd.Series(distinct), format=self.time_format or "ISO8601", utc=True, errors="coerce")
-            except ValueError as error:
-                raise InputError(f"data.time_format: {self.time_format!r} can't be used ({error})") from None
-        if found.isna().any():
-            first = int(np.argmax(found.isna().to_numpy()[code]))
-            raise InputError(f"{table.where(kept[first])}: time {distinct[code[first]]!r} is not {wanted}")
-        return found.rank(method="dense").to_numpy()[code]
 
     def splits(self, users: int) -> np.ndarray:
         """The split of every user, drawn from `split_seed`."""

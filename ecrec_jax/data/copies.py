@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ecrec_jax.data import tokenise
-from ecrec_jax.data.text import Corpus, Text
+from ecrec_jax.data.corpus import Corpus
+from ecrec_jax.data.text import Text
 from ecrec_jax.section import arguments, make, target
 from ecrec_jax.types import Augment, Facts, InputError
 

@@ -20,6 +20,7 @@ class Feed:
         self.examples, self.task, self.alone = examples, task, alone
         sizes = np.array([task.size(example) for example in examples], "i8").reshape(-1, 2)
         self.tokens, self.slots = sizes[:, 0], sizes[:, 1]
+        self.seen = max((len(e.seen) for e in examples if e.seen is not None and np.ndim(e.label) == 0), default=0)
         self.shape = shape
 
     def shaped(self, batch_size: int, row_length: int | None, most: Sequence[int] = (0, 0)) -> pack.Shape:
@@ -34,6 +35,12 @@ class Feed:
         self.shape = pack.choose_shape(self.tokens, self.slots, batch_size, longest, row_length, self.alone)
         self.shape = self.shape._replace(slots=max(self.shape.slots, int(self.slots.max()), most[1]))
         return self.shape
+
+    def few(self, shape: pack.Shape, examples: int) -> pack.Shape:
+        """A shape of rows as long for reading this split at its few slots, about so many examples a batch."""
+        rows = pack.plan(self.tokens, self.slots, shape._replace(slots=int(self.slots.sum())), None, self.alone)
+        most = max(int(self.slots[row].sum()) for row in rows)
+        return shape._replace(rows=max(1, round(examples * len(rows) / len(self.examples))), slots=most)
 
     def plan(self, seed: int | None, epoch: int) -> pack.Rows:
         """The rows of an epoch; without a seed the order of evaluation."""

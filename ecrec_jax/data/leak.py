@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt64
 
-from ecrec_jax.data.text import Corpus
+from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.types import InputError
 
 FILE = "trained_on.npy"   # in a run, and in what is exported from it
@@ -14,7 +14,8 @@ FILE = "trained_on.npy"   # in a run, and in what is exported from it
 
 def marks(corpus: Corpus, *splits: str) -> UInt64[np.ndarray, "N 2"]:
     """Two marks a row of some splits: of its place in the file with this digest, and of its text wherever it stands."""
-    rows = [pair for split in splits for pair in zip(corpus.examples[split], corpus.texts[split], strict=True)]
+    rows = [pair for split in splits if corpus.catalogue is None   # histories are split between their items
+            for pair in zip(corpus.examples[split], corpus.texts[split], strict=True)]
     names = [name for example, text in rows for name in (f"{corpus.digest} {example.index}", text)]
     raw = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
     return np.frombuffer(raw, np.uint64).reshape(-1, 2)

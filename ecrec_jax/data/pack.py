@@ -10,11 +10,12 @@ WINDOW = 1024   # examples that are packed together
 
 
 class Shape(NamedTuple):
-    """Rows B, tokens a row L, slots a row S: of every batch of a run."""
+    """Rows B, tokens a row L, slots a row S: of every batch of a run; items a slot M that its user has seen, where they count."""
 
     rows: int
     length: int
     slots: int
+    seen: int = 0
 
 
 Rows = list[list[int]]   # the examples of each row
@@ -104,12 +105,16 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
 
     `numbers` are the examples' rows in their file, `rows` the row of each example, `first` whether it begins its row.
     """
-    b, length, capacity = shape
+    b, length, capacity, seen = shape
     label = np.asarray(examples[0]["label"])
     batch = {key: np.zeros((b, length), "i4") for key in ("tokens", "segment", "position", "type")}
     batch |= {"slot": np.zeros((b, capacity), "i4"), "example": np.zeros((b, capacity), "i4"),
               "weight": np.zeros((b, capacity), "f4"), "row": np.arange(b, dtype="i4"),
               "label": np.zeros((b, capacity, *label.shape[1:]), "f4" if label.dtype.kind == "f" else "i4")}
+    if seen:
+        batch["seen"] = np.zeros((b, capacity, seen), "i4")
+    if "negative" in examples[0]:
+        batch["negative"] = np.ones((b, capacity, examples[0]["negative"].shape[1]), "i4")
     for example, number, row, begins in zip(examples, numbers, rows, first, strict=True):
         if begins:
             at, slot, segments = 0, 0, 0
@@ -118,11 +123,15 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
         batch["tokens"][row, at : at + n] = example["tokens"]
         batch["type"][row, at : at + n] = example["type"]
         batch["segment"][row, at : at + n] = segments + (1 if inner is None else inner)
-        batch["position"][row, at : at + n] = np.arange(n) if inner is None else within(inner)
+        batch["position"][row, at : at + n] = example.get("first", 0) + np.arange(n) if inner is None else within(inner)
         batch["slot"][row, slot : slot + s] = at + example["slot"]
         batch["label"][row, slot : slot + s] = example["label"]
         batch["weight"][row, slot : slot + s] = example["weight"]
         batch["example"][row, slot : slot + s] = number
+        if "seen" in example:
+            batch["seen"][row, slot, : len(example["seen"])] = example["seen"]
+        if "negative" in example:
+            batch["negative"][row, slot : slot + s] = example["negative"]
         at, slot, segments = at + n, slot + s, segments + (1 if inner is None else int(inner[-1]))
     return batch
 

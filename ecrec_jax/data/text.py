@@ -8,22 +8,12 @@ import numpy as np
 
 from ecrec_jax.data import file, read, tokenise
 from ecrec_jax.data.clean import clean
+from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.split import SPLITS, check, draw, is_number, natural, number, share
 from ecrec_jax.data.split import texts as pairs
-from ecrec_jax.types import Example, InputError
+from ecrec_jax.types import InputError
 
 NAMES = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-    """What `load` found: examples and texts of each split, what the labels are, and what happened on the way."""
-
-    examples: dict[str, list[Example]]
-    texts: dict[str, list[str]]
-    facts: dict[str, Any]
-    digest: str
-    report: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

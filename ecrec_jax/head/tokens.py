@@ -40,7 +40,7 @@ class Tokens(nnx.Module):
     frequencies first, all in one direction. Special tokens are hidden never, but a next token may be one.
     """
 
-    reads, at_slots = ("tokens", "next_token"), True
+    reads, at_slots = ("tokens", "next_token", "next_item", "masked_item"), True
 
     def __init__(self, width: int, vocabulary: int, activation: str, norm_epsilon: float, initializer_range: float,
                  tied: bool, rngs: nnx.Rngs, token_counts: tuple[int, ...] | None = None,

@@ -1,0 +1,26 @@
+"""What every kind of data gives."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ecrec_jax.types import Example
+
+
+class Catalogue(NamedTuple):
+    """What items 1, 2, … and users 0, 1, … are called."""
+
+    items: Sequence[str]
+    users: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What `load` found: examples and texts of each split, what the labels are, and what happened on the way."""
+
+    examples: dict[str, list[Example]]
+    texts: dict[str, list[str]]
+    facts: dict[str, Any]
+    digest: str
+    report: dict[str, Any]
+    catalogue: Catalogue | None = None

@@ -1,0 +1,79 @@
+"""Ranking all items for a user: on the devices the rank of one that was hidden and the items at the top, their metrics on the
+host."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from ecrec_jax.factored import LEAST, Factored
+from ecrec_jax.types import Batch, Columns, InputError
+
+
+def accuracy(rank: Int[np.ndarray, "E"], cutoffs: Sequence[int]) -> dict[str, float]:
+    """Of one relevant item a user at 1-based `rank`, at every cut-off k, means over users.
+
+    hit@k = recall@k = [rank ≤ k]; precision@k = hit@k / k; ndcg@k = [rank ≤ k] / log2(rank + 1), its ideal is 1 (Järvelin &
+    Kekäläinen 2002); mrr@k = map@k = [rank ≤ k] / rank. `mrr` alone has no cut-off.
+    """
+    found: dict[str, float] = {"mrr": float((1 / rank).mean())}
+    for k in cutoffs:
+        hit = rank <= k
+        found |= {f"recall@{k}": float(hit.mean()), f"precision@{k}": float(hit.mean() / k),
+                  f"ndcg@{k}": float((hit / np.log2(rank + 1.0)).mean()), f"mrr@{k}": float((hit / rank).mean())}
+    return found
+
+
+def beyond(top: Int[np.ndarray, "E K"], counts: Int[np.ndarray, "I"], cutoffs: Sequence[int]) -> dict[str, float]:
+    """What the k items at the top say of the catalogue, at every cut-off k ≤ K. `top` numbers items from 0, `counts` says how often
+    each was in the training data.
+
+    coverage@k: share of the catalogue that is recommended to anyone. gini@k: Gini coefficient of how often items are recommended,
+    0 = all equally. novelty@k: mean −log2 of an item's share of the training events (Zhou et al. 2010; items never seen count
+    as seen once). popularity@k: mean training events of a recommended item, over that of the catalogue.
+    """
+    found: dict[str, float] = {}
+    share = np.maximum(counts, 1) / max(counts.sum(), 1)
+    for k in [k for k in cutoffs if k <= top.shape[1]]:
+        shown = top[:, :k].reshape(-1)
+        times = np.sort(np.bincount(shown, minlength=len(counts)))
+        place = np.arange(1, len(times) + 1)
+        found |= {f"coverage@{k}": float((times > 0).mean()),
+                  f"gini@{k}": float(((2 * place - len(times) - 1) * times).sum() / (len(times) * times.sum())),
+                  f"novelty@{k}": float(-np.log2(share[shown]).mean()),
+                  f"popularity@{k}": float(counts[shown].mean() / max(counts.mean(), 1e-12))}
+    return found
+
+
+def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: int) -> dict[str, Array]:
+    """Rank of each slot's label among all items but the batch's `seen` ones, the items at the top and their scores."""
+    bias = outputs.bias.at[jnp.array(special_ids)].set(10 * LEAST)
+    seen = batch.get("seen", jnp.zeros((*batch["label"].shape, 1), jnp.int32))
+    rank, top, score = outputs._replace(bias=bias).ranked(batch["label"], seen, most)
+    return {"rank": rank, "top_items": top, "top_scores": score}
+
+
+def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...]) -> dict[str, Any]:
+    """Accuracy of the ranks and what the lists say of the catalogue.
+
+    Raises:
+        InputError: scores that aren't numbers.
+    """
+    if not np.isfinite(columns["loss"]).all() or np.isnan(columns["top_scores"]).any():
+        raise InputError("the model gives scores that are not numbers: lower optimizer.learning_rate or set optimizer.clip")
+    found = accuracy(columns["rank"], cutoffs)
+    return found | beyond(columns["top_items"] - 1, np.array(item_counts[1:-1]), cutoffs)
+
+
+def check(cutoffs: list[int], items: int, most: int) -> None:
+    """Whether the cut-offs, and how many items are kept of a list, make sense.
+
+    Raises:
+        InputError: they don't.
+    """
+    if not cutoffs or min(cutoffs) < 1 or sorted(set(cutoffs)) != cutoffs or max(cutoffs) > items:
+        raise InputError(f"task.cutoffs {cutoffs} must rise from at least 1 to at most the {items} items")
+    if not 1 <= most <= items:
+        raise InputError(f"task.most {most} must lie between 1 and the {items} items")

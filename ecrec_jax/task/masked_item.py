@@ -1,0 +1,76 @@
+"""Predict the items of a user's history that were hidden."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ecrec_jax import losses, ranking
+from ecrec_jax.factored import LEAST, Factored
+from ecrec_jax.types import Batch, Columns, Example, InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedItem:
+    """The Cloze task of BERT4Rec (Sun et al. 2019, §3.6): of a history of n items max(1, round(rate · n)) are hidden by [MASK] and
+    predicted from both sides; in evaluation a [MASK] follows the history. As in its code the last item alone is hidden in a share
+    `last` of the examples, since that is what evaluation asks.
+    """
+
+    rate: float
+    last: float
+    filter_seen: bool
+    cutoffs: list[int]
+    most: int
+    item_counts: tuple[int, ...]
+    special_ids: tuple[int, ...]
+    mask_id: int
+    positions: int
+    couples_rows = False
+    target = "masked_item"
+
+    def __post_init__(self):
+        ranking.check(self.cutoffs, len(self.item_counts) - 2, self.most)
+        for name, share, least in (("rate", self.rate, 1e-9), ("last", self.last, 0)):
+            if not least <= share < 1:
+                raise InputError(f"task.{name} {share} must lie between 0 and 1")
+
+    def whole(self, example: Example) -> np.ndarray:
+        """The history as it is read: in training with its last label, else with [MASK] at the end; the newest items fit."""
+        end = self.mask_id if np.ndim(example.label) == 0 else example.label[-1]
+        return np.append(example.tokens, np.int32(end))[-self.positions :]
+
+    def size(self, example: Example) -> tuple[int, int]:
+        """All items, a slot for every hidden one."""
+        n = min(len(example.tokens) + 1, self.positions)
+        return n, 1 if np.ndim(example.label) == 0 else max(1, round(self.rate * n))
+
+    def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draw the hidden items; the weight of slots that are left over is 0."""
+        tokens, (n, slots) = self.whole(example), self.size(example)
+        found = {"type": np.zeros(n, "i4"), "weight": np.ones(slots, "f4"), "first": max(0, example.first - 1)}
+        if np.ndim(example.label) == 0:
+            seen = {"seen": example.seen} if self.filter_seen else {}
+            return found | seen | {"tokens": tokens, "slot": np.array([n - 1], "i4"), "label": np.array([example.label], "i4")}
+        slot = np.sort(rng.permutation(n)[:slots]).astype("i4")
+        if rng.random() < self.last:
+            slot[:], found["weight"][1:] = n - 1, 0
+        label = tokens[slot]
+        tokens[slot] = self.mask_id
+        return found | {"tokens": tokens, "slot": slot, "label": label}
+
+    def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
+        """Cross-entropy over the items."""
+        bias = outputs.bias.at[jnp.array(self.special_ids)].set(10 * LEAST)
+        return losses.factored_cross_entropy(outputs._replace(bias=bias), batch["label"])
+
+    def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:
+        """Rank and list of every slot."""
+        return ranking.ranks(outputs, batch, self.special_ids, self.most)
+
+    def metrics(self, columns: Columns) -> dict[str, Any]:
+        """Recall, NDCG and the like at the cut-offs, over all items."""
+        return ranking.measured(columns, self.cutoffs, self.item_counts)
