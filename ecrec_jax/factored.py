@@ -58,16 +58,17 @@ class Factored(NamedTuple):
         A tie counts against the target, and so does a logit that isn't a number: rank = 1 + #{other ids with not z < z_target}.
         Ids whose bias is `LEAST` or less are in nobody's list; `seen` is filled up with any of those.
         """
-        mine, rows = self.at(target[..., None]), jnp.indices(target.shape)[..., None]
+        rows = jnp.indices(target.shape)[..., None]
+        own = lambda tile: tile.first + jnp.arange(len(tile.table)) == target[..., None]  # noqa: E731
+        mine = self.over(lambda tile: jnp.where(own(tile), tile.logits(), 0).sum(-1), size).sum(0)[..., None]   # to the last bit
 
         def count(tile: Factored) -> tuple[Array, Array, Array]:
             logits, ids = tile.logits(), len(tile.table)
             place = seen - tile.first
             place = jnp.where((place < 0) | (place >= ids) | (seen == target[..., None]), ids, place)   # `ids`: nowhere
             logits = logits.at[(*rows, place)].set(-jnp.inf, mode="drop")
-            others = (tile.first + jnp.arange(ids) != target[..., None]) & (tile.bias > LEAST)
             value, place = jax.lax.top_k(logits, min(most, ids))
-            return (~(logits < mine) & others).sum(-1), tile.first + place, value
+            return (~(logits < mine) & ~own(tile) & (tile.bias > LEAST)).sum(-1), tile.first + place, value
 
         above, ids, value = self.over(count, size)
         merge = lambda x: jnp.moveaxis(x, 0, -2).reshape(*target.shape, -1)  # noqa: E731

@@ -13,21 +13,28 @@ import numpy as np
 from ecrec_jax import build, evaluate, section, source
 from ecrec_jax.data import copies, tokenise
 from ecrec_jax.types import Facts, InputError
+from ecrec_jax.use import neighbours
 from experiments import record
 from experiments.plot import reports
 from experiments.train import show
+
+USERS = 1024   # whose scores are held at once
 
 
 def main(config: dict[str, Any]) -> None:
     """Fit on the training split, evaluate on the others with the task's metrics; the folder is like that of a run."""
     began = time.perf_counter()
     folder = record.folder_of(config, config["baseline"]["_target_"].rpartition(".")[2].lower())
-    if config["data"].get("target", "none") == "none":
+    items = "tokenizer" not in config["data"]
+    if hasattr(section.target(config["baseline"], "baseline"), "fit") != items:
+        raise InputError("baseline: " + ("of items, choose popularity, item_knn or ease" if items else
+                                         "of texts, choose majority, tfidf or tfidf_char"))
+    if not items and config["data"].get("target", "none") == "none":
         raise InputError("data.target is none: a baseline needs labels")
     lock, summary = record.open_run(config, folder)
     with lock:
         if summary is None:
-            summary = fit(config, folder) | {"wall_seconds": time.perf_counter() - began}
+            summary = (recommend if items else fit)(config, folder) | {"wall_seconds": time.perf_counter() - began}
             reports(folder)
             evaluate.write_json(summary, folder / "summary.json")
     show(summary, config["best"]["metric"], folder)
@@ -54,6 +61,30 @@ def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:
                    "example": np.array([e.index for e in examples])}
         scores = scores[len(examples) :]
         summary |= evaluate.keep(folder, split, task.metrics(columns), columns, facts)
+    return summary
+
+
+def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
+    """The summary of a baseline that ranks items: fitted on the histories for training, asked with those before each label."""
+    data = section.make(config["data"], "data", Facts())
+    corpus = data.load("", data.max_length)
+    facts = Facts(**corpus.facts)
+    task, model = section.make(config["task"], "task", facts), section.make(config["baseline"], "baseline", facts)
+    source.save_facts(facts, folder)
+    evaluate.write_json({"sha256": corpus.digest, **corpus.report}, folder / "data.json")
+    fitted = model.fit([example.seen for example in corpus.examples["train"]], facts.items)
+    summary = record.marks(config, corpus.digest)
+    for split in ("valid", "test"):
+        examples, found = corpus.examples[split], []
+        for first in range(0, len(examples), USERS):
+            some = examples[first : first + USERS]
+            seen = [e.seen for e in some]
+            found.append(neighbours.ranked(model.scores(fitted, seen), np.array([e.label for e in some]),
+                                           seen if task.filter_seen else [], task.most))
+        rank, top, score = (np.concatenate(part) for part in zip(*found, strict=True))
+        columns = {"label": np.array([e.label for e in examples]), "example": np.array([e.index for e in examples]),
+                   "rank": rank, "top_items": top, "top_scores": score, "loss": np.zeros(len(rank))}
+        summary |= evaluate.keep(folder, split, task.metrics(columns), columns, facts, corpus.catalogue)
     return summary
 
 

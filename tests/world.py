@@ -21,7 +21,7 @@ from experiments.wiring import plain
 from tests.conftest import GOLDEN
 
 ITEMS = ("next_item", "masked_item")
-OLDEST = ("classify", "regress", "tokens", "embed")
+OLDEST = ("items", "classify", "regress", "tokens", "embed")
 VOCABULARY, LENGTH = 504, 32
 SMALL = ["model.width=32", "model.depth=2", "model.heads=4", "model.feed_forward=64", "model.positions=64"]
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import LayerNorm, dropout, embedding, linear, named, read
+from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, linear, named, read
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 
@@ -41,7 +41,7 @@ class SwiGlu(nnx.Module):
     """Dropout(W₃ (silu(W₁ x) ⊙ W₂ x)), no bias (Shazeer 2020, eq. 6)."""
 
     def __init__(self, width: int, inner: int, dropout: float, spread: float, rngs: nnx.Rngs):
-        plain = functools.partial(nnx.Linear, use_bias=False, kernel_init=nnx.initializers.normal(spread), rngs=rngs)
+        plain = functools.partial(Linear, use_bias=False, kernel_init=nnx.initializers.normal(spread), rngs=rngs)
         self.gate, self.inner, self.outer = plain(width, inner), plain(width, inner), plain(inner, width)
         self.dropout = dropout
 

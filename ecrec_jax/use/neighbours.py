@@ -1,0 +1,105 @@
+"""Recommenders that need no network: what is popular, what is bought together, a linear autoencoder."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import sparse
+
+from ecrec_jax.types import InputError
+
+History = Int[np.ndarray, "n"]   # items 1 … I in a user's order
+
+
+def matrix(histories: Sequence[History], items: int) -> sparse.csr_matrix:
+    """f32[U, I], 1 where a user had an item, however often."""
+    distinct = [np.unique(history) - 1 for history in histories]
+    places = np.concatenate([[0], np.cumsum([len(row) for row in distinct])])
+    return sparse.csr_matrix((np.ones(places[-1], "f4"), np.concatenate(distinct), places), (len(histories), items))
+
+
+@dataclasses.dataclass(frozen=True)
+class Popularity:
+    """An item's score is in how many training histories it occurs."""
+
+    def fit(self, histories: Sequence[History], items: int) -> Float[np.ndarray, "I"]:
+        """The scores."""
+        return np.asarray(matrix(histories, items).sum(0)).reshape(-1)
+
+    def scores(self, fitted: Float[np.ndarray, "I"], histories: Sequence[History]) -> Float[np.ndarray, "U I"]:
+        """The same for everybody."""
+        return np.repeat(fitted[None], len(histories), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemKnn:
+    """Σ over the items of a history of their similarity, cosine with `shrink` in the denominator, to each item's `neighbours` most
+    similar ones. Source: Deshpande & Karypis 2004, §4; the shrinkage as in Ferrari Dacrema et al. 2019, eq. 1."""
+
+    neighbours: int
+    shrink: float
+
+    def fit(self, histories: Sequence[History], items: int) -> sparse.csr_matrix:
+        """Similarity of item (row) to item, its own and all but the nearest left out."""
+        seen = matrix(histories, items)
+        norm = np.sqrt(np.asarray(seen.sum(0)).reshape(-1))
+        both = (seen.T @ seen).tocsr()
+        rows = np.repeat(np.arange(items), np.diff(both.indptr))
+        both.data /= norm[rows] * norm[both.indices] + self.shrink
+        both.data[rows == both.indices] = 0
+        order = np.lexsort((-both.data, rows))
+        place = np.arange(len(rows)) - both.indptr[rows]
+        both.data[order[place >= self.neighbours]] = 0
+        both.eliminate_zeros()
+        return both
+
+    def scores(self, fitted: sparse.csr_matrix, histories: Sequence[History]) -> Float[np.ndarray, "U I"]:
+        """Sums of similarities."""
+        return (matrix(histories, fitted.shape[0]) @ fitted.T).toarray()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ease:
+    """The item-item weights of ridge regression without a diagonal: B = −P / diag(P), P = (XᵀX + λ I)⁻¹. Source: Steck 2019,
+    algorithm 1."""
+
+    ridge: float
+
+    def __post_init__(self):
+        if self.ridge <= 0:
+            raise InputError(f"baseline.ridge {self.ridge} must be above 0")
+
+    def fit(self, histories: Sequence[History], items: int) -> Float[np.ndarray, "I I"]:
+        """The weights, dense: I² numbers."""
+        seen = matrix(histories, items)
+        gram = (seen.T @ seen).toarray()
+        gram[np.diag_indices(items)] += self.ridge
+        inverse = np.linalg.inv(gram)
+        weight = inverse / -np.diag(inverse)
+        weight[np.diag_indices(items)] = 0
+        return weight
+
+    def scores(self, fitted: Float[np.ndarray, "I I"], histories: Sequence[History]) -> Float[np.ndarray, "U I"]:
+        """X B."""
+        return np.asarray(matrix(histories, len(fitted)) @ fitted)
+
+
+def ranked(scores: Float[np.ndarray, "U I"], target: Int[np.ndarray, "U"], seen: Sequence[History], most: int
+           ) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
+    """(1-based rank of each target among all items but the other seen ones, ties against it; the `most` best items; their scores),
+    as `Factored.ranked` does on devices."""
+    row, own = np.arange(len(scores)), target - 1
+    mine, scores = scores[row, own], scores.copy()
+    for user, history in enumerate(seen):
+        scores[user, history - 1] = -np.inf
+    scores[row, own] = mine
+    rank = (scores >= mine[:, None]).sum(1)
+    order = np.argsort(-scores, 1, kind="stable")[:, :most] if most * 8 > scores.shape[1] else best(scores, most)
+    return rank, order + 1, np.take_along_axis(scores, order, 1)
+
+
+def best(scores: Float[np.ndarray, "U I"], most: int) -> Int[np.ndarray, "U K"]:
+    """The places of the largest scores, in order."""
+    some = np.argpartition(-scores, most, 1)[:, :most]
+    return np.take_along_axis(some, np.argsort(-np.take_along_axis(scores, some, 1), 1, kind="stable"), 1)

@@ -1,0 +1,337 @@
+"""Histories, their splits, ranking and its metrics: derived goldens, and parity with another implementation."""
+
+import dataclasses
+import json
+
+import ir_measures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from ir_measures import RR, P, R, nDCG
+
+from ecrec_jax import build, losses, ranking
+from ecrec_jax.data.feed import Feed
+from ecrec_jax.factored import LEAST, Factored
+from ecrec_jax.section import make
+from ecrec_jax.task import next_item
+from ecrec_jax.types import Facts, InputError
+from ecrec_jax.use import neighbours
+from tests import world
+from tests.test_commands import call
+
+CUTOFFS = [1, 3, 10]
+
+
+# ---- data
+def data(path, **keys):
+    """A data section on a file."""
+    return make(world.composed("data=sequences")["data"] | {"path": str(path)} | keys, "data", Facts())
+
+
+def written(path, text):
+    """A file with this text."""
+    path.write_text(text)
+    return path
+
+
+def contents(corpus, name):
+    """What a split's examples say, in the words of the file."""
+    items, users = ["pad", *corpus.catalogue.items], corpus.catalogue.users
+    names = lambda ids: " ".join(items[i] for i in np.atleast_1d(ids))  # noqa: E731
+    return [(users[e.index], names(e.tokens), names(e.label), {items[i] for i in e.seen}, e.first) for e in corpus.examples[name]]
+
+
+FILES = {"pairs": "u a\nv x\nu b\nu c\nv y\nu a\nu d\nw a\nw b\n", "lists": "u a b c a d\nv x y\nw a b\n",
+         "table": "user,item,time\nu,d,9\nw,b,4\nu,a,1\nv,y,3\nu,b,2\nv,x,3\nu,c,2\nw,a,2\nu,a,7\n"}
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_leave_one_out(format, tmp_path):
+    """u has a b c a d: trained on b after a and c after a b, validated with the second a, tested with d. v and w have two items."""
+    ending = "csv" if format == "table" else "txt"
+    corpus = data(written(tmp_path / f"x.{ending}", FILES[format]), format=format, max_length=4).load("", 4)
+    train, pair = sorted(contents(corpus, "train"), key=str), ("y x" if format == "table" else "x y").split()
+    assert train == [("u", "a b", "b c", set("abc"), 0), ("v", *pair, {"x", "y"}, 0), ("w", "a", "b", {"a", "b"}, 0)]
+    assert contents(corpus, "valid") == [("u", "a b c", "a", {"a", "b", "c"}, 0)]
+    assert contents(corpus, "test") == [("u", "a b c a", "d", {"a", "b", "c"}, 0)]
+    counts = dict(zip(corpus.catalogue.items, corpus.facts["item_counts"][1:-1], strict=True))
+    assert counts == {"a": 2, "b": 2, "c": 1, "d": 0, "x": 1, "y": 1} and corpus.report["items never trained on"] == 1
+
+
+def test_the_last_items_are_kept(tmp_path):
+    """Of 9 items 2 fit; seen are all, and positions end at the last one."""
+    path = written(tmp_path / "x.txt", "u a b c d e f g h i\n")
+    corpus = data(path, format="lists", max_length=3, align="right").load("", 3)
+    assert contents(corpus, "train") == [("u", "d e f", "e f g", set("abcdefg"), 0)]
+    assert contents(corpus, "test") == [("u", "f g h", "i", set("abcdefgh"), 0)]
+    corpus = data(path, format="lists", max_length=20, align="right").load("", 20)
+    assert [e.first for name in ("train", "valid", "test") for e in corpus.examples[name]] == [14, 13, 12]
+    task = world.parts("next_item").task
+    feed = Feed(corpus.examples["test"], task, None)
+    feed.shape = feed.shaped(1, None)._replace(seen=9)
+    batch = next(feed.batches(None, 0))
+    assert batch["position"][0, :8].tolist() == list(range(12, 20)) and batch["slot"][0, 0] == 7
+    assert sorted(batch["seen"][0, 0].tolist()) == [0, *range(1, 9)]
+
+
+@pytest.mark.parametrize("format,text,words", [
+    ("pairs", "u a\nu b c\n", "line 2: 3 fields instead of a user and an item"),
+    ("lists", "u a b\nv\n", "line 2: user v has no item"), ("lists", "u a b\nv c\nu d\n", "line 3: user u is on line 1 already"),
+    ("pairs", "\n\n", "no rows"), ("pairs", "u a\n", "no user has 4 events"),
+    ("table", "user,item,time\nu,a,1\n,b,2\n", "line 3: an event without user"),
+    ("table", "user,item,time\nu,a,1\nu,,2\n", "line 3: an event without item"),
+    ("table", "user,item,time\nu,a,1\nu,b,soon\n", "time 'soon' is not a number"),
+    ("table", "user,thing,time\nu,a,1\n", "data.item_column"),
+])
+def test_bad_histories(format, text, words, tmp_path, capsys):
+    path = written(tmp_path / ("x.csv" if format == "table" else "x.txt"), text)
+    given = ["experiment=next_item", f"data.format={format}", f"data.path={path}", "data.sha256=null"]
+    assert call("train", *given, f"run_dir={tmp_path / 'run'}", "task.cutoffs=[1]", "task.most=1") == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and "x." in said
+
+
+@pytest.mark.parametrize("name,users,items,events", [("beauty", 22363, 12101, 198502), ("sports", 35598, 18357, 296337),
+                                                     ("beauty_bert4rec", 40226, 54542, 353962), ("ml_1m", 6040, 3416, 999611)])
+def test_published_counts(name, users, items, events):
+    node = world.composed(f"data={name}")["data"]
+    try:
+        report = make(node, "data", Facts()).load("", 50).report
+    except InputError as error:
+        assert str(error).startswith("data.path: no file") and str(error).endswith(node["source"])
+        pytest.skip(str(error))
+    assert (report["users"], report["items"], report["events"]) == (users, items, events)
+
+
+# ---- ranking
+def brute(scores, target, seen, hidden):
+    """Ranks and lists, user by user, in Python."""
+    ranks, tops = [], []
+    for row, own, had in zip(scores, target, seen, strict=True):
+        others = [i for i in range(len(row)) if i != own and i not in had and i not in hidden]
+        ranks.append(1 + sum(not row[i] < row[own] for i in others))
+        tops.append(sorted([*others, own], key=lambda i: (-row[i], i)))
+    return np.array(ranks), tops
+
+
+@pytest.mark.parametrize("size", [None, 7, 64])
+@pytest.mark.parametrize("kind", ["random", "ties", "constant"])
+def test_ranks_are_those_of_a_loop(size, kind):
+    """Seen items, padding and [MASK] are nobody's; ties count against the label; repeated items and labels that were seen."""
+    rng = np.random.default_rng(0)
+    query, table = rng.normal(size=(3, 4, 6)), rng.normal(size=(50, 6))
+    if kind != "random":
+        query, table = (np.round(x) * (kind == "ties") for x in (query, table))
+    target, seen = rng.integers(1, 49, (3, 4)), rng.integers(1, 49, (3, 4, 9))
+    seen[0, 0, :3], seen[1, 1] = target[0, 0], 0
+    outputs = Factored(*(jnp.asarray(x, jnp.float32) for x in (query, table, np.zeros(50))))
+    outputs = outputs._replace(bias=outputs.bias.at[jnp.array([0, 49])].set(10 * LEAST))
+    rank, top, value = map(np.asarray, jax.jit(lambda o, t, s: o.ranked(t, s, 5, size))(outputs, target, seen))
+    logits = np.asarray(outputs.logits()).reshape(12, 50)
+    ranks, tops = brute(logits, target.reshape(-1), [set(x) for x in seen.reshape(12, -1)], {0, 49})
+    assert rank.reshape(-1).tolist() == ranks.tolist() and rank.max() > 5
+    assert top.reshape(12, -1).tolist() == [order[:5] for order in tops]
+    np.testing.assert_allclose(value.reshape(12, -1), np.take_along_axis(logits, np.array([o[:5] for o in tops]), 1), rtol=1e-6)
+    host = neighbours.ranked(logits[:, 1:49], target.reshape(-1), [np.unique(x[x > 0]) for x in seen.reshape(12, -1)], 5)
+    assert host[0].tolist() == ranks.tolist() and np.allclose(host[2], value.reshape(12, -1), atol=1e-5)
+
+
+def test_a_score_that_is_no_number_helps_nobody():
+    table = jnp.asarray([[0.0], [1.0], [jnp.nan], [3.0]])
+    outputs = Factored(jnp.ones((1, 2, 1)), table, jnp.zeros(4).at[0].set(10 * LEAST))
+    rank, _, _ = outputs.ranked(jnp.array([[3, 2]]), jnp.zeros((1, 2, 1), jnp.int32), 2)
+    assert rank.tolist() == [[2, 3]]
+    with pytest.raises(InputError, match="not numbers"):
+        ranking.measured({"loss": np.zeros(1), "top_scores": np.array([[np.nan]])}, [1], (0, 1, 1, 0))
+
+
+@pytest.mark.parametrize("kind", ["random", "few items", "ties"])
+def test_metrics_agree_with_ir_measures(kind):
+    """Every user has one relevant item; a tie is broken against it, there as here."""
+    rng, (users, items) = np.random.default_rng(1), (60, 4 if kind == "few items" else 40)
+    scores = rng.normal(size=(users, items)) if kind != "ties" else rng.integers(0, 5, (users, items)) / 2
+    target = rng.integers(1, items + 1, users)
+    rank, top, _ = neighbours.ranked(scores, target, [], items)
+    broken = scores.copy()
+    broken[np.arange(users), target - 1] -= 1e-4
+    asked = [measure @ k for measure in (R, P, nDCG, RR) for k in CUTOFFS] + [RR]
+    theirs = ir_measures.calc_aggregate(asked, {str(u): {str(t): 1} for u, t in enumerate(target)}, {
+        str(u): {str(i + 1): float(x) for i, x in enumerate(row)} for u, row in enumerate(broken)})
+    ours, names = ranking.accuracy(rank, CUTOFFS), {R: "recall", P: "precision", nDCG: "ndcg", RR: "mrr"}
+    for measure in asked[:-1]:
+        kind, k = next(x for x in names if x.NAME == measure.NAME), measure["cutoff"]
+        assert ours[f"{names[kind]}@{k}"] == pytest.approx(theirs[measure], abs=1e-9), measure
+    assert ours["mrr"] == pytest.approx(theirs[RR])
+    assert {len(set(row)) for row in top.tolist()} == {items}
+
+
+def test_what_lists_say_of_the_catalogue():
+    """Three users, four items with 8, 4, 2 and 2 of 16 training events. At 1: items 0, 0, 1. Gini of (0, 0, 1, 2):
+    Σ (2 i − 5) x_i = 1 · 1 + 3 · 2 = 7, over 4 · 3.
+    Novelty: log2 of 2, 2, 4: (1 + 1 + 2) / 3; popularity (8 + 8 + 4) / 3 over 4."""
+    found = ranking.beyond(np.array([[0, 1], [0, 2], [1, 3]]), np.array([8, 4, 2, 2]), [1, 2, 9])
+    assert found.keys() == {f"{name}@{k}" for name in ("coverage", "gini", "novelty", "popularity") for k in (1, 2)}
+    assert found["coverage@1"] == 0.5 and found["coverage@2"] == 1 and found["gini@1"] == pytest.approx(7 / 12)
+    assert found["novelty@1"] == pytest.approx(4 / 3) and found["popularity@1"] == pytest.approx(20 / 3 / 4)
+
+
+# ---- losses
+def test_losses_of_sampled_items():
+    """Against their formulas in float64."""
+    rng = np.random.default_rng(2)
+    good, bad = rng.normal(size=(2, 3)) * 4, rng.normal(size=(2, 3, 5)) * 4
+    given = jnp.asarray(good, jnp.float32), jnp.asarray(bad, jnp.float32)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    close = lambda found, wanted: np.testing.assert_allclose(found, wanted, rtol=2e-5)  # noqa: E731
+    close(losses.sampled_cross_entropy(*given), -np.log(np.exp(good) / (np.exp(good) + np.exp(bad).sum(-1))))
+    close(losses.pointwise(*given), -(np.log(sigmoid(good)) + np.log(1 - sigmoid(bad)).sum(-1)) / 6)
+    close(losses.pairwise(*given), -np.log(sigmoid(good[..., None] - bad)).mean(-1))
+    beta = next_item.calibrated(0.75, 5, 51)
+    assert beta == pytest.approx(0.1 * (-9 * 0.75 + 10)) and next_item.calibrated(0, 5, 51) == 1
+    assert next_item.calibrated(1, 5, 51) == pytest.approx(0.1)
+    close(losses.pointwise(*given, beta), -(np.log(sigmoid(good) ** beta) + np.log(1 - sigmoid(bad)).sum(-1)) / 6)
+    assert np.isfinite(losses.pointwise(jnp.full((1, 1), -300.0), jnp.full((1, 1, 2), 300.0), beta)).all()
+
+
+def test_negatives_are_all_items_but_those_seen():
+    rng = np.random.default_rng(3)
+    seen = np.array([2, 5, 6], "i4")
+    found = next_item.drawn((4000, 3), 7, seen, rng)
+    assert found.dtype == np.int32 and set(np.unique(found)) == {1, 3, 4, 7}
+    np.testing.assert_allclose(np.bincount(found.reshape(-1))[[1, 3, 4, 7]] / found.size, 0.25, atol=0.02)
+    assert set(np.unique(next_item.drawn((9,), 3, np.array([1, 2, 3]), rng))) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize("objective", ["ce", "sampled_ce", "bce", "gbce", "bpr"])
+def test_packing_changes_no_loss(objective):
+    """The losses of all slots, packed and one history a row, negatives included."""
+    made = world.parts("next_item", "model=sasrec", f"task.objective={objective}", "task.negatives=4")
+    found = []
+    for alone in (False, True):
+        slots = {}
+        for batch in world.feed(made.task, "next_item", alone=alone).batches(3, 1):
+            net = made.graph.net(made.parameters)
+            value = np.asarray(made.task.loss(net(jax.tree.map(jnp.asarray, batch)), batch, lambda x: x))
+            columns = (*(batch[k].reshape(-1) for k in ("example", "slot", "weight")), value.reshape(-1))
+            for example, slot, weight, loss in zip(*columns, strict=True):
+                if weight:
+                    slots.setdefault(int(example), []).append((int(slot), float(loss)))
+        found.append({e: [loss for _, loss in sorted(rows)] for e, rows in slots.items()})
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 40
+    assert max(abs(a - b) for e in found[0] for a, b in zip(found[0][e], found[1][e], strict=True)) < 1e-5
+
+
+def test_bert4rec_hides_and_asks_at_the_end():
+    task = dataclasses.replace(world.parts("masked_item").task, rate=0.3, positions=8)
+    items = np.arange(11, 21, dtype="i4")
+    trained = world.Example(items[:-1], np.zeros(9, "i4"), items[1:], 0, None, np.unique(items))
+    found = task.prepare(trained, np.random.default_rng(0))
+    assert task.size(trained) == (8, 2) and (found["tokens"] == task.mask_id).sum() == 2
+    back = found["tokens"].copy()
+    back[found["slot"]] = found["label"]
+    assert back.tolist() == items[2:].tolist()
+    last = dataclasses.replace(task, last=0.999).prepare(trained, np.random.default_rng(0))
+    assert last["slot"].tolist() == [7, 7] and last["weight"].tolist() == [1, 0] and last["label"][0] == items[-1]
+    asked = task.prepare(trained._replace(label=30), np.random.default_rng(0))
+    assert asked["tokens"].tolist() == [*items[2:9].tolist(), task.mask_id] and asked["slot"] == [7] and asked["label"] == [30]
+
+
+# ---- model
+def test_sasrec_is_its_formula():
+    """Two layers of the original form on one history, in float64 numpy."""
+    made = world.parts("next_item", "model=sasrec", "model.heads=1")
+    p = {k.removeprefix("model."): np.asarray(x, "f8") for k, x in made.parameters.items()}
+    rng = np.random.default_rng(4)
+    p |= {k: x + 0.1 * rng.normal(size=x.shape) for k, x in p.items() if k.endswith(("scale", "bias"))}
+    tokens = np.array([5, 9, 200, 7, 33])
+    unit = lambda x: (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-8)  # noqa: E731
+    norm = lambda x, n: unit(x) * p[f"{n}.scale"] + p[f"{n}.bias"]  # noqa: E731
+    dense = lambda x, n: x @ p[f"{n}.kernel"] + p[f"{n}.bias"]  # noqa: E731
+    x = p["items.embedding"][tokens] * 32**0.5 + p["position.embedding"][:5]
+    for i in range(2):
+        at = f"layer.{i}"
+        query = norm(x, f"{at}.norm.0")
+        q, k, v = dense(query, f"{at}.attention.query"), dense(x, f"{at}.attention.key"), dense(x, f"{at}.attention.value")
+        score = np.where(np.tril(np.ones((5, 5))), q @ k.T / 32**0.5, -np.inf)
+        weight = np.exp(score - score.max(-1, keepdims=True))
+        x = norm(query + dense(weight / weight.sum(-1, keepdims=True) @ v, f"{at}.attention.output"), f"{at}.norm.1")
+        x = x + dense(np.maximum(dense(x, f"{at}.feed_forward.inner"), 0), f"{at}.feed_forward.outer")
+    logits = norm(x, "norm") @ p["items.embedding"].T
+    batch = {"tokens": tokens[None], "segment": np.ones((1, 5), int), "position": np.arange(5)[None], "slot": np.arange(5)[None]}
+    net = made.graph.net({f"model.{k}": jnp.asarray(x, jnp.float32) for k, x in p.items()})
+    np.testing.assert_allclose(net(jax.tree.map(jnp.asarray, batch)).logits()[0], logits, atol=1e-5)
+
+
+# ---- commands
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """120 users who walk round a circle of 30 items, from anywhere, mostly one step at a time."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("log")
+    steps = np.where(rng.random((120, 9)) < 0.9, 1, 2).cumsum(1) + rng.integers(0, 30, (120, 1))
+    rows = [{"user": f"u{u}", "item": f"i{x % 30}", "time": t} for u, row in enumerate(steps) for t, x in enumerate(row)]
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(folder / "log.csv", index=False)
+    return folder / "log.csv"
+
+
+WORDS = ["experiment=next_item", "data=sequences", "model.width=16", "model.feed_forward=16", "data.max_length=10",
+         "task.cutoffs=[1,5]", "task.most=5", "tracker=[jsonl]", "best.metric=ndcg@5"]
+
+
+def test_commands(log, tmp_path, capsys):
+    """A run learns the circle, which popularity can't; evaluate gives its numbers again; what is predicted is what was ranked."""
+    words = [*WORDS, f"data.path={log}"]
+    more = ["epochs=40", "data.batch_size=32", "optimizer.learning_rate=1e-2"]
+    assert call("train", *words, *more, f"run_dir={tmp_path / 'run'}") == 0
+    assert call("baseline", *words, "baseline=popularity", f"run_dir={tmp_path / 'pop'}") == 0
+    summary, popular = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "pop"))
+    assert summary["test/recall@5"] > 0.8 > 0.5 > popular["test/recall@5"]
+    capsys.readouterr()
+    assert call("evaluate", f"run_dir={tmp_path / 'run'}", "split=test") == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(summary[key] == pytest.approx(x, abs=1e-6) for key, x in again.items()) and again["test/ndcg@5"] > 0
+    table = pq.read_table(tmp_path / "run" / "predictions" / "test.parquet").to_pandas()
+    assert list(table) == ["user", "target", "rank", "top_items", "top_scores"] and len(table) == 120
+    assert (table["rank"] <= 5).mean() == pytest.approx(summary["test/recall@5"])
+    hit = [list(row.top_items).index(row.target) + 1 == row["rank"] for _, row in table.iterrows() if row["rank"] <= 5]
+    assert all(hit) and len(hit) > 90
+    items = (tmp_path / "run" / "items.txt").read_text().split()
+    assert set(items) == {f"i{k}" for k in range(30)} and len(items) == 30
+
+
+@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease"])
+def test_baselines_of_items(name):
+    """Items 1 and 2 are bought together, 3 and 4 too, 5 by everybody."""
+    histories = [np.array(x) for x in ([1, 2, 5], [1, 2, 5], [3, 4, 5], [3, 4, 5], [1, 2, 5])]
+    model = make(world.composed(f"baseline={name}", name="baseline")["baseline"] | ({"ridge": 1.0} if name == "ease" else {}),
+                 "baseline", Facts())
+    scores = model.scores(model.fit(histories, 6), [np.array([3]), np.array([1])])
+    rank, top, _ = neighbours.ranked(scores, np.array([4, 2]), [np.array([3]), np.array([1])], 2)
+    assert scores.shape == (2, 6) and (scores[:, 5] <= 0).all()
+    assert rank.tolist() == ([4, 2] if name == "popularity" else [1, 1]) and top[0, 0] == (5 if name == "popularity" else 4)
+
+
+@pytest.mark.parametrize("words,said", [
+    (["task=masked_item"], "sees both sides of what is hidden: set model.causal=false"),
+    (["model.causal=false"], "doesn't see what comes next: set model.causal=true"),
+    (["baseline=tfidf"], "of items, choose popularity"), (["task.cutoffs=[5,1]"], "must rise"), (["task.most=99"], "between 1 and"),
+    (["task.negatives=0"], "task.negatives 0"), (["data.path=null"], "data.path is not set"), (["head=classify"], "another head"),
+    (["data.max_length=1"], "data.max_length 1 is too small"), (["data.sha256=abc"], "data.sha256 says abc")])
+def test_refused(words, said, log, tmp_path, capsys):
+    command = "baseline" if words[0].startswith("baseline") else "train"
+    assert call(command, *WORDS, f"data.path={log}", *words, f"run_dir={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_the_planner_and_the_checkpoint_of_other_items(log, tmp_path, capsys):
+    """A run can't go on with another catalogue."""
+    assert call("train", *WORDS, f"data.path={log}", "steps=2", f"run_dir={tmp_path / 'run'}") == 0
+    written(tmp_path / "other.csv", "user,item,time\n" + "".join(f"u,{i},{i}\n" for i in range(9)))
+    words = ["data.path=" + str(tmp_path / "other.csv"), f"model.checkpoint={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}"]
+    capsys.readouterr()
+    assert call("train", *WORDS, *words) == 2
+    assert "knows 30 items, the data has 9" in capsys.readouterr().err
+    assert build.load_facts(tmp_path / "run").items == 30
