@@ -6,24 +6,28 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.types import Batch, Columns, InputError
 
 
-def accuracy(rank: Int[np.ndarray, "E"], cutoffs: Sequence[int]) -> dict[str, float]:
-    """Of one relevant item a user at 1-based `rank`, at every cut-off k, means over users.
+def gain(name: str, rank: Int[np.ndarray, "E"]) -> Float[np.ndarray, "E"] | None:
+    """What each user, whose one relevant item has the 1-based `rank`, adds to the mean that a metric is; None for another metric.
 
-    hit@k = recall@k = [rank ≤ k]; precision@k = hit@k / k; ndcg@k = [rank ≤ k] / log2(rank + 1), its ideal is 1 (Järvelin &
-    Kekäläinen 2002); mrr@k = map@k = [rank ≤ k] / rank. `mrr` alone has no cut-off.
+    hit@k = recall@k = [rank ≤ k]; precision@k = [rank ≤ k] / k; ndcg@k = [rank ≤ k] / log2(rank + 1), its ideal is 1 (Järvelin &
+    Kekäläinen 2002); mrr@k = map@k = [rank ≤ k] / rank. Without @k there is no cut-off.
     """
-    found: dict[str, float] = {"mrr": float((1 / rank).mean())}
-    for k in cutoffs:
-        hit = rank <= k
-        found |= {f"recall@{k}": float(hit.mean()), f"precision@{k}": float(hit.mean() / k),
-                  f"ndcg@{k}": float((hit / np.log2(rank + 1.0)).mean()), f"mrr@{k}": float((hit / rank).mean())}
-    return found
+    kind, _, k = name.partition("@")
+    one = {"recall": np.ones(len(rank)), "precision": np.full(len(rank), 1 / int(k or 1)), "ndcg": 1 / np.log2(rank + 1.0),
+           "mrr": 1 / rank}.get(kind)
+    return None if one is None else one * (rank <= int(k)) if k else one
+
+
+def accuracy(rank: Int[np.ndarray, "E"], cutoffs: Sequence[int]) -> dict[str, float]:
+    """MRR, and recall, precision, NDCG and MRR at every cut-off, of one relevant item a user."""
+    names = ["mrr", *(f"{kind}@{k}" for k in cutoffs for kind in ("recall", "precision", "ndcg", "mrr"))]
+    return {name: float(gain(name, rank).mean()) for name in names}
 
 
 def beyond(top: Int[np.ndarray, "E K"], counts: Int[np.ndarray, "I"], cutoffs: Sequence[int]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ecrec_jax.ranking import gain
 from ecrec_jax.use.significance import FEW, Counts, Difference, Metric, compare, counts_of, holm
 from experiments.cell import Cell
 
@@ -71,16 +72,24 @@ def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metri
         if not path.is_file() or column not in cell.summary():   # a class has no mean error, though its number has one
             return None
         table = pq.read_table(path)
-        label, prediction, classes = answers(table)
-        mine = (np.asarray(table["example"]), label)
+        if "rank" in table.column_names:   # one relevant item a user
+            mine, gained = (np.asarray(table["user"]), np.asarray(table["target"])), gain(name, np.asarray(table["rank"]))
+            found = None if gained is None else (gained[:, None], mean)
+        else:
+            label, prediction, classes = answers(table)
+            mine, found = (np.asarray(table["example"]), label), counts_of(name, label, prediction, classes)
         if about is not None and not same(about, mine):
             return None
-        found = counts_of(name, label, prediction, classes)
         if found is None:
             return None
         about = mine
         made.append(found[0])
     return (about, made, found[1]) if made else None
+
+
+def mean(means: Counts) -> Any:
+    """The metric that is a mean over examples."""
+    return means[..., 0]
 
 
 def answers(table: Any) -> tuple[np.ndarray, np.ndarray, int]:

@@ -21,6 +21,7 @@ from ecrec_jax.types import Facts, InputError
 from ecrec_jax.use import neighbours
 from tests import world
 from tests.test_commands import call
+from tests.test_tables import rows_word
 
 CUTOFFS = [1, 3, 10]
 
@@ -335,3 +336,20 @@ def test_the_planner_and_the_checkpoint_of_other_items(log, tmp_path, capsys):
     assert call("train", *WORDS, *words) == 2
     assert "knows 30 items, the data has 9" in capsys.readouterr().err
     assert build.load_facts(tmp_path / "run").items == 30
+
+
+def test_a_table_compares_users(log, tmp_path):
+    """Rows on the same users and labels are tested in pairs; coverage, which is no mean over users, isn't."""
+    small = [*WORDS, f"data.path={log}"]
+    rows = [{"name": name, "command": "baseline", "seeds": [0], "overrides": [*small, f"baseline={name}"]}
+            for name in ("popularity", "item_knn")]
+    rows[1]["against"] = "popularity"
+    columns = "table.columns={test/recall@5: {title: HR@5, digits: 3}, test/coverage@5: {title: coverage@5, digits: 3}}"
+    out = tmp_path / "table"
+    assert call("table", "table=quickstart", "~table.columns", f"+{columns}", rows_word(rows), f"out={out}") == 0
+    text = (out / "table.md").read_text()
+    assert "| item_knn | popularity | HR@5 |" in text and "| item_knn | popularity | coverage@5" not in text
+    ranks = [pq.read_table(next((out / name).glob("*/predictions/test.parquet")))["rank"].to_numpy() for name in
+             ("item_knn", "popularity")]
+    gap = np.mean(ranks[0] <= 5) - np.mean(ranks[1] <= 5)
+    assert f"| HR@5 | {gap:+.3f} [" in text and gap > 0.1
