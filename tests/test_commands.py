@@ -1,5 +1,6 @@
 """Every command does what its help says, on shrunken models."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -15,11 +16,11 @@ from hydra.core.global_hydra import GlobalHydra
 from ecrec_jax import build, pretrained, source
 from ecrec_jax.data import file
 from ecrec_jax.types import InputError
-from experiments import baseline, evaluate, export, launch, plan, predict, report, saved, search, table, train, vocabulary, wiring
+from experiments import launch, saved, train, wiring
 from tests import world
 
-MODULES = {"train": train, "baseline": baseline, "evaluate": evaluate, "predict": predict, "export": export, "table": table,
-           "plan": plan, "vocabulary": vocabulary, "report": report, "search": search}
+MODULES = {name: importlib.import_module(f"experiments.{name}") for name in (
+    "train", "baseline", "evaluate", "predict", "export", "table", "plan", "vocabulary", "report", "search", "recommend")}
 TINY = ["model=bert_tiny", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32", "strategy.devices=2"]
 
 

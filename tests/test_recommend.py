@@ -19,6 +19,7 @@ from ecrec_jax.section import make
 from ecrec_jax.task import next_item
 from ecrec_jax.types import Facts, InputError
 from ecrec_jax.use import neighbours
+from ecrec_jax.use.diversify import mmr, similarity
 from tests import world
 from tests.test_commands import call
 from tests.test_tables import rows_word
@@ -281,25 +282,102 @@ WORDS = ["experiment=next_item", "data=sequences", "model.width=16", "model.feed
          "task.cutoffs=[1,5]", "task.most=5", "tracker=[jsonl]", "best.metric=ndcg@5"]
 
 
-def test_commands(log, tmp_path, capsys):
-    """A run learns the circle, which popularity can't; evaluate gives its numbers again; what is predicted is what was ranked."""
-    words = [*WORDS, f"data.path={log}"]
-    more = ["epochs=40", "data.batch_size=32", "optimizer.learning_rate=1e-2"]
-    assert call("train", *words, *more, f"run_dir={tmp_path / 'run'}") == 0
-    assert call("baseline", *words, "baseline=popularity", f"run_dir={tmp_path / 'pop'}") == 0
-    summary, popular = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "pop"))
+@pytest.fixture(scope="module")
+def circle(log):
+    """A run that learnt the circle."""
+    run = log.parent / "run"
+    more = ["epochs=40", "data.batch_size=32", "optimizer.learning_rate=1e-2", f"data.path={log}", f"run_dir={run}"]
+    assert call("train", *WORDS, *more) == 0
+    return run
+
+
+def test_commands(log, circle, tmp_path, capsys):
+    """What popularity can't know is learnt; evaluate gives the numbers again; what is predicted is what was ranked."""
+    assert call("baseline", *WORDS, f"data.path={log}", "baseline=popularity", f"run_dir={tmp_path / 'pop'}") == 0
+    summary, popular = (json.loads((run / "summary.json").read_text()) for run in (circle, tmp_path / "pop"))
     assert summary["test/recall@5"] > 0.8 > 0.5 > popular["test/recall@5"]
     capsys.readouterr()
-    assert call("evaluate", f"run_dir={tmp_path / 'run'}", "split=test") == 0
+    assert call("evaluate", f"run_dir={circle}", "split=test") == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(summary[key] == pytest.approx(x, abs=1e-6) for key, x in again.items()) and again["test/ndcg@5"] > 0
-    table = pq.read_table(tmp_path / "run" / "predictions" / "test.parquet").to_pandas()
+    table = pq.read_table(circle / "predictions" / "test.parquet").to_pandas()
     assert list(table) == ["user", "target", "rank", "top_items", "top_scores"] and len(table) == 120
     assert (table["rank"] <= 5).mean() == pytest.approx(summary["test/recall@5"])
     hit = [list(row.top_items).index(row.target) + 1 == row["rank"] for _, row in table.iterrows() if row["rank"] <= 5]
     assert all(hit) and len(hit) > 90
-    items = (tmp_path / "run" / "items.txt").read_text().split()
+    items = (circle / "items.txt").read_text().split()
     assert set(items) == {f"i{k}" for k in range(30)} and len(items) == 30
+
+
+def recommended(circle, folder, *words):
+    """What the command wrote, {user: items in order}."""
+    assert call("recommend", f"run_dir={circle}", f"output={folder / 'out.csv'}", *words) == 0
+    table = pd.read_csv(folder / "out.csv")
+    assert list(table) == ["user", "rank", "item", "score", "why"]
+    for _, rows in table.groupby("user"):
+        assert rows["rank"].tolist() == list(range(1, len(rows) + 1))
+    return table
+
+
+def test_recommend(log, circle, tmp_path, capsys):
+    """A walker from 5 to 9 goes on with 10; who has no history, or an unknown one, gets what is popular; rules hold."""
+    rows = ["user,item,time", *(f"anna,i{k},{k}" for k in range(9, 4, -1)), "ben,,1", "carl,i99,1", "anna,i77,3"]
+    users = written(tmp_path / "users.csv", "\n".join(rows) + "\n")
+    found = recommended(circle, tmp_path, f"users={users}", "k=3")
+    said = capsys.readouterr().out
+    assert "3 users, 2 without history, who get what is popular; 2 events with items that the run doesn't know" in said
+    anna = found[found.user == "anna"]
+    assert anna.item.tolist()[0] == "i10" and set(anna.why) == {"history"} and not set(anna.item) & {f"i{k}" for k in range(5, 10)}
+    assert anna.score.is_monotonic_decreasing and list(found.user.unique()) == ["anna", "ben", "carl"]
+    counts = np.array(build.load_facts(circle).item_counts[1:-1])
+    best = {f"i{k}" for k in range(30)} & set(np.array((circle / "items.txt").read_text().split())[np.argsort(-counts)[:10]])
+    assert set(found[found.user == "ben"].why) == {"popular"} and len(set(found[found.user == "ben"].item) & best) == 3
+    had = recommended(circle, tmp_path, f"users={users}", "k=30", "had=true")
+    assert set(had[had.user == "anna"].item) == {f"i{k}" for k in range(30)}
+    kinds = "item,category\n" + "".join(f"i{k},{'odd' if k % 2 else 'even'}\n" for k in range(30))
+    kinds = written(tmp_path / "items.csv", kinds)
+    rules = [f"users={users}", "k=30", "block=[i10]", f"items={kinds}", "never=[odd]"]
+    left = {f"i{k}" for k in range(0, 30, 2)} - {"i10"}
+    kept = recommended(circle, tmp_path, *rules)
+    assert set(kept[kept.user == "ben"].item) == left and set(kept[kept.user == "anna"].item) == left - {"i6", "i8"}
+    assert set(recommended(circle, tmp_path, *rules[:-1], "only=[even]").item) == left
+
+
+def test_recommend_to_users_of_the_data(log, circle, tmp_path, capsys):
+    """The list of a user's whole history; nothing of it is recommended."""
+    users = written(tmp_path / "users.txt", "u7\nu3\nu7\n")
+    found = recommended(circle, tmp_path, f"users={users}", "k=2")
+    events = pd.read_csv(log).sort_values("time")
+    assert found.user.tolist() == ["u7", "u7", "u3", "u3"]
+    for user, rows in found.groupby("user"):
+        mine = events[events.user == user].item.tolist()
+        last = int(mine[-1][1:])
+        assert not set(rows.item) & set(mine) and f"i{(last + 1) % 30}" in rows.item.tolist() + mine
+    capsys.readouterr()
+    nobody = f"users={written(tmp_path / 'x.txt', 'nobody')}"
+    assert call("recommend", f"run_dir={circle}", nobody, f"output={tmp_path / 'x.csv'}") == 2
+    assert "has no user 'nobody'" in capsys.readouterr().err and not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize("words,said", [
+    (["k=0"], "k is 0"), (["diversify=2.0"], "diversify is 2.0"), (["block=[zzz]"], "block: the run knows no item 'zzz'"),
+    (["only=[a]"], "give the items' table"), (["output=x.html"], "output: unknown ending"), (["users=none.csv"], "none.csv"),
+    (["k=two"], "k is 'two', expected a whole number")])
+def test_recommend_refuses(words, said, circle, tmp_path, capsys):
+    users = written(tmp_path / "users.csv", "user,item,time\nanna,i1,1\n")
+    given = {word.partition("=")[0]: word for word in (f"users={users}", f"output={tmp_path / 'x.csv'}", *words)}
+    assert call("recommend", f"run_dir={circle}", *given.values()) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "x.csv").exists()
+
+
+def test_lists_that_differ():
+    """Two copies at the top, one at right angles, one opposite: with weight .5 the copy is worth .5 · .98 − .5, the opposite .5."""
+    vectors = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    scores = np.array([5.0, 4.9, 2.0, 0.0])
+    assert mmr(scores, vectors, 4, 0.0).tolist() == [0, 1, 2, 3] and mmr(scores, vectors, 2, 0.5).tolist() == [0, 3]
+    assert mmr(scores, vectors, 3, 0.2).tolist() == [0, 1, 2] and mmr(np.ones(2), vectors[:2], 5, 0.5).tolist() == [0, 1]
+    assert similarity(vectors[None, :3]) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "ease"])

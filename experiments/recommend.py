@@ -1,0 +1,173 @@
+"""What users should be shown: `python -m experiments.recommend run_dir=DIR users=FILE k=10`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecrec_jax import build, evaluate, section
+from ecrec_jax.data import read
+from ecrec_jax.data.behaviour import times
+from ecrec_jax.data.feed import Feed
+from ecrec_jax.factored import LEAST
+from ecrec_jax.types import Example, Facts, InputError
+from ecrec_jax.use.diversify import mmr, similarity
+from experiments import record, saved, wiring
+from experiments.predict import WRITERS
+
+
+def main(config: dict[str, Any]) -> None:
+    """Rank for every user, filter, diversify, write."""
+    wiring.compilation_cache()
+    output = Path(config["output"])
+    if output.suffix not in WRITERS:
+        raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
+    folder, run = saved.opened(config["run_dir"])
+    parts = build.rebuild(folder, run)
+    if parts.facts.items is None:
+        raise InputError(f"run_dir: {folder} is no run that ranks items")
+    names = (folder / "items.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    check(config, len(names))
+    hidden = np.array(sorted({numbers[name] for name in blocked(config, names)}), "i4")
+    users, histories, unknown = asked(config, run, folder, numbers)
+    pool = min(max(config["candidates"], config["k"]) if config["diversify"] else config["k"], len(names) - len(hidden))
+    warm = [number for number, history in enumerate(histories) if len(history)]
+    found = ranked(parts, run, [histories[i] for i in warm], hidden, pool, config["had"]) if warm else []
+    popular = np.array(parts.facts.item_counts, float)[1:-1]
+    popular[hidden - 1] = -np.inf
+    order = np.argsort(-popular, kind="stable")[:pool]
+    lists, cold = dict(zip(warm, found, strict=True)), (order + 1, popular[order])
+    vectors = np.asarray(parts.graph.net(parts.parameters).model.table())
+    rows, shown = [], []
+    for number, user in enumerate(users):
+        items, scores = chosen(*lists.get(number, cold), vectors, config["k"], config["diversify"])
+        shown += [vectors[items]] if number in lists and len(items) == config["k"] > 1 else []
+        rows += [(user, rank, names[item - 1], float(score), "history" if number in lists else "popular")
+                 for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1)]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    WRITERS[output.suffix](pd.DataFrame(rows, columns=["user", "rank", "item", "score", "why"]), part)
+    part.replace(output)
+    alike = f"; items of a list have a mean cosine of {similarity(np.stack(shown)):.3f}" if shown else ""
+    print(f"{len(users)} users, {len(users) - len(warm)} without history, who get what is popular; {unknown} events with items "
+          f"that the run doesn't know; {len(hidden)} items filtered{alike}; written to {output}")
+
+
+def chosen(items: np.ndarray, scores: np.ndarray, vectors: np.ndarray, k: int, weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """(k of the items, or as many as there are, their scores): the best, or such as differ from each other."""
+    items, scores = items[scores > LEAST], scores[scores > LEAST]
+    places = mmr(scores, vectors[items], k, weight) if weight and len(items) else np.arange(min(k, len(items)))
+    return items[places], scores[places]
+
+
+def check(config: Mapping[str, Any], items: int) -> None:
+    """Whether the numbers make sense.
+
+    Raises:
+        InputError: the first that doesn't.
+    """
+    for key, hint in (("k", int), ("candidates", int), ("diversify", float), ("had", bool), ("only", list[str] | None),
+                      ("never", list[str] | None), ("items", str | None), ("block", str | list[str] | None)):
+        section.checked(config[key], hint, key)
+    if not 1 <= config["k"] <= items:
+        raise InputError(f"k is {config['k']}, must lie between 1 and the {items} items")
+    if not 0 <= config["diversify"] <= 1:
+        raise InputError(f"diversify is {config['diversify']}, must lie between 0 and 1")
+
+
+def blocked(config: Mapping[str, Any], names: Sequence[str]) -> set[str]:
+    """The items that the rules filter.
+
+    Raises:
+        InputError: an item or category that isn't there.
+    """
+    found = config["block"] or []
+    if isinstance(found, str):
+        found = [line.strip() for line in read.locate(found, ".", "block").read_text(encoding="utf-8").split("\n") if line.strip()]
+    strange = set(found) - set(names)
+    if strange:
+        raise InputError(f"block: the run knows no item {sorted(strange)[0]!r}")
+    if config["only"] is None and config["never"] is None:
+        return set(found)
+    if config["items"] is None:
+        raise InputError("only and never filter by category: give the items' table, items=FILE with the columns item and category")
+    table = read.read(read.locate(config["items"], ".", "items"))
+    kind = dict(zip(read.column(table, "item", "items"), read.column(table, "category", "items"), strict=True))
+    for key in ("only", "never"):
+        for name in config[key] or []:
+            if name not in kind.values():
+                raise InputError(f"{key}: {config['items']} has no category {name!r}")
+    out = {name for name in names if config["only"] is not None and kind.get(name) not in config["only"]}
+    return out | set(found) | {name for name in names if kind.get(name) in (config["never"] or [])}
+
+
+def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path,
+          numbers: Mapping[str, int]) -> tuple[list[str], list[np.ndarray], int]:
+    """(users in the order of the file, their histories as item numbers, events whose item the run doesn't know).
+
+    Raises:
+        InputError: a file that can't be used; a user whom the run's data doesn't have.
+    """
+    path = read.locate(config["users"], ".", "users")
+    data = section.make(run["data"] | {"root": config["data"]["root"]}, "data", Facts())
+    if path.suffix == ".txt":
+        users = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()))
+        events = data.events()
+        record.same_data(folder, events.digest)
+        number = {name: i for i, name in enumerate(events.users)}
+        for user in users:
+            if user not in number:
+                raise InputError(f"{path}: the data of {folder} has no user {user!r}; give histories as a table instead")
+        bounds = np.searchsorted(events.user, np.arange(len(events.users) + 1))
+        return users, [events.item[bounds[number[u]] : bounds[number[u] + 1]] + 1 for u in users], 0
+    table = read.read(path)
+    user, item = (read.column(table, name, "users") for name in (data.user_column, data.item_column))
+    time = times(table, data.time_column, data.time_format, np.arange(len(user))) if data.time_column in table.columns else \
+        np.zeros(len(user))
+    histories: dict[str, list[int]] = {}
+    unknown = 0
+    for row in np.argsort(time, kind="stable"):
+        name = (user[row] or "").strip()
+        if not name:
+            raise InputError(f"{table.where(int(row))}: an event without user")
+        known = histories.setdefault(name, [])
+        thing = (item[row] or "").strip()   # none: a user without history
+        known += [numbers[thing]] if thing in numbers else []
+        unknown += bool(thing) and thing not in numbers
+    users = list(dict.fromkeys((name or "").strip() for name in user))
+    return users, [np.array(histories[name], "i4") for name in users], unknown
+
+
+def ranked(parts: build.Parts, run: Mapping[str, Any], histories: Sequence[np.ndarray], hidden: np.ndarray, most: int,
+           had: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(the `most` best items, their scores) after every history, without the hidden ones and, unless `had`, its own."""
+    length = parts.facts.longest(run["data"]["max_length"])
+    task = dataclasses.replace(parts.task, most=most, cutoffs=[1], filter_seen=True)
+    examples = []
+    for number, history in enumerate(histories):
+        tokens = history[-length:].astype("i4")
+        seen = hidden if had else np.union1d(history, hidden)
+        first = length - len(tokens) if run["data"]["align"] == "right" else 0
+        examples.append(Example(tokens, np.zeros(len(tokens), "i4"), 0, number, None, seen.astype("i4"), first))   # no label
+    feed = Feed(examples, task, None)
+    feed.shape = feed.few(feed.shaped(run["data"]["batch_size"], None), build.READ)._replace(seen=max(feed.seen, 1))
+    trained, frozen = parts.peft.split(parts.parameters)
+    place = parts.strategy.place
+    evaluator = evaluate.Evaluator(dataclasses.replace(parts, task=task), place(frozen | parts.constants))
+    columns = evaluator.columns(place(trained), feed, title="recommend")
+    return list(zip(columns["top_items"], columns["top_scores"], strict=True))
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "recommend")
