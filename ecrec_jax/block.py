@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ecrec_jax.types import Batch, InputError, Noise
 
@@ -113,6 +113,11 @@ def activation(name: str) -> Callable[[Array], Array]:
 def read(hidden: Float[Array, "B L D"], slot: Int[Array, "B S"]) -> Float[Array, "B S D"]:
     """Hidden states at the slots."""
     return jnp.take_along_axis(hidden, slot[..., None], 1)
+
+
+def starts(segment: Int[Array, "B L"]) -> Bool[Array, "B L"]:
+    """Where a segment begins; padding (0) is one too."""
+    return jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
 
 
 def average(hidden: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B S D"]:

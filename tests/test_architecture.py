@@ -33,7 +33,7 @@ OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of
        "strategy": {"coordinator", "processes", "process_id"}}
 NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm bert_shop shop bilstm "
-             "sasrec sasrec_clean sasrec_s3rec esasrec bert4rec",
+             "sasrec sasrec_clean sasrec_s3rec esasrec bert4rec gru4rec",
     "head": "classify regress tokens embed items",
     "task": "classification regression masked_lm causal_lm contrastive simcse next_item masked_item", "peft": "full bitfit",
     "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb tensorboard",

@@ -34,7 +34,8 @@ def shallow(task, *overrides, **options):
 # ---- model
 @pytest.mark.parametrize("name", SCRATCH)
 def test_model_segments_and_padding_never_mix(name):
-    made = world.parts("classification", f"model={name}", "model.causal=false")
+    causal = hasattr(world.classes("model")[name], "only_causal")
+    made = world.parts("classification", f"model={name}", f"model.causal={causal}", "head.pooling=mean")
     batch = next(world.feed(made.task, "classification").batches(0, 0))
     model = made.graph.net(made.parameters).model
     before = np.asarray(model({k: jnp.asarray(x) for k, x in batch.items()}))
@@ -46,11 +47,11 @@ def test_model_segments_and_padding_never_mix(name):
     first = batch["segment"] == 1
     assert (batch["segment"] == 0).any() and (batch["segment"] == 2).any()
     assert np.abs(after - before)[first].max() < 1e-6                     # also: jit = eager
-    assert np.abs(after - before)[other & (batch["segment"] > 0)].max() > 1e-2
+    assert np.abs(after - before)[other & (batch["segment"] > 0)].max() > 0.05 * before.std()
 
 
-@pytest.mark.parametrize("name", SCRATCH)
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name,causal", [(name, causal) for name in SCRATCH for causal in (False, True)
+                                         if causal or not hasattr(world.classes("model")[name], "only_causal")])
 def test_model_at_slots_is_the_model_read_at_them(name, causal):
     made = world.parts("masked_lm", f"model={name}", f"model.causal={causal}")
     batch = jax.tree.map(jnp.asarray, world.batches(made.task, "masked_lm", 1)[0])

@@ -267,6 +267,27 @@ def test_sasrec_is_its_formula():
     np.testing.assert_allclose(net(jax.tree.map(jnp.asarray, batch)).logits()[0], logits, atol=1e-5)
 
 
+def test_gru4rec_is_its_formula():
+    """Two histories in a row, each from a state of zeros, in float64 numpy."""
+    made = world.parts("next_item", "model=gru4rec", "model.units=24", "model.depth=1")
+    rng = np.random.default_rng(5)
+    p = {k.removeprefix("model."): np.asarray(x, "f8") + 0.1 * rng.normal(size=x.shape) for k, x in made.parameters.items()}
+    sigmoid, tokens, hidden = lambda x: 1 / (1 + np.exp(-x)), np.array([5, 9, 200, 7, 33]), np.zeros(24)  # noqa: E731
+    states = []
+    for place, token in enumerate(tokens):
+        hidden = hidden * (place != 3)
+        given = p["items.embedding"][token] @ p["layer.0.input.kernel"] + p["layer.0.input.bias"]
+        known = hidden @ p["layer.0.recurrent.kernel"]
+        r, z = (sigmoid(given[part] + known[part]) for part in (slice(0, 24), slice(24, 48)))
+        hidden = (1 - z) * np.tanh(given[48:] + r * (known[48:] + p["layer.0.bias"])) + z * hidden
+        states.append(hidden)
+    logits = (np.array(states) @ p["output.kernel"] + p["output.bias"]) @ p["items.embedding"].T
+    batch = {"tokens": tokens[None], "segment": np.array([[1, 1, 1, 2, 2]]), "position": np.array([[0, 1, 2, 0, 1]]),
+             "slot": np.arange(5)[None]}
+    net = made.graph.net({f"model.{k}": jnp.asarray(x, jnp.float32) for k, x in p.items()})
+    np.testing.assert_allclose(net(jax.tree.map(jnp.asarray, batch)).logits()[0], logits, atol=1e-5)
+
+
 # ---- commands
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):

@@ -7,18 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.block import Linear, dropout, embedding, read
+from ecrec_jax.block import Linear, dropout, embedding, read, starts
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 
 def forgetful(key: Array, shape: Sequence[int], dtype: jnp.dtype) -> Float[Array, "4H"]:
     """Zeros, but ones for the forget gate, so that a new cell keeps what it has. Source: Jozefowicz et al. 2015, §2.2."""
     return jnp.repeat(jnp.array([0, 1, 0, 0], dtype), shape[0] // 4)
-
-
-def starts(segment: Int[Array, "B L"]) -> Bool[Array, "B L"]:
-    """Where a segment begins; padding (0) is one too."""
-    return jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
 
 
 def lstm(gates: Float[Array, "B L 4H"], fresh: Bool[Array, "B L"], kernel: Float[Array, "H 4H"]) -> Float[Array, "B L H"]:
