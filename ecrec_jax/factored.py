@@ -1,24 +1,69 @@
 """Logits over a large table, made only as far as they are asked for."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
+MOST_POWERS = 3 << 24   # 192 MB: more are made again for the gradient, tile by tile
 TILE = 1 << 13          # ids of a tile
+PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
 
+@jax.custom_vjp
+def log_sum(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S"]:
+    """log Σ exp(query · table + bias), piece by piece. Nothing of the logits' size is kept but their powers, each piece's over its
+    largest one: the gradient scales queries and results by what softmax divides by. On CPU pieces stay in the caches and in memory
+    that is used again, which halves the time."""
+    return powers(query, table, bias)[0]
+
+
+def pieces(logits: int, ids: int) -> list[int]:
+    """Where pieces of the table begin and end."""
+    return np.linspace(0, ids, min(MOST_PIECES, -(-logits // PIECE)) + 1).astype(int).tolist()
+
+
+def powers(query: Array, table: Array, bias: Array) -> tuple[Array, Any]:
+    """(log Σ exp, what the gradient needs)."""
+    edges, found = pieces(query[..., 0].size * len(table), len(table)), []
+    for first, end in itertools.pairwise(edges):
+        logits = Factored(query, table[first:end], bias[first:end]).logits()
+        most = logits.max(-1, keepdims=True)
+        found.append((jnp.exp(logits - most), most))
+    total = jax.nn.logsumexp(jnp.concatenate([jnp.log(power.sum(-1, keepdims=True)) + most for power, most in found], -1), -1)
+    return total, (query, table, bias, found, total)
+
+
+def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Array, Array]:
+    """Of query, table and bias: with p = softmax of the logits, g p T, (g p)ᵀ query and Σ g p."""
+    query, table, bias, found, total = kept
+    edges, wide = pieces(query[..., 0].size * len(table), len(table)), query.astype(jnp.float32)
+    of_query, of_table, of_bias = jnp.zeros_like(wide), [], []
+    for first, end, (power, most) in zip(edges, edges[1:], found, strict=False):
+        scale = gradient[..., None] * jnp.exp(most - total[..., None])
+        power = power.astype(table.dtype)
+        of_query += (power @ table[first:end]).astype(jnp.float32) * scale
+        flat = power.reshape(-1, end - first).T
+        of_table.append(flat @ (wide * scale).astype(table.dtype).reshape(-1, table.shape[1]))
+        of_bias.append((flat @ scale.astype(table.dtype).reshape(-1, 1))[:, 0])
+    return of_query.astype(query.dtype), jnp.concatenate(of_table), jnp.concatenate(of_bias).astype(bias.dtype)
+
+
+log_sum.defvjp(powers, powers_gradient)
+
+
 class Factored(NamedTuple):
-    """Logits over a table, `query @ table.T + bias`, made only when asked. `first`: the id of its first row, in a tile."""
+    """Logits over a table, `query @ table.T + bias`, made only when asked."""
 
     query: Float[Array, "B S D"]
     table: Float[Array, "V D"]
     bias: Float[Array, "V"]
-    first: int | Int[Array, ""] = 0
 
     def logits(self) -> Float[Array, "B S V"]:
         """All logits, f32."""
@@ -35,21 +80,23 @@ class Factored(NamedTuple):
         table, bias = jnp.pad(self.table, ((0, more), (0, 0))), jnp.pad(self.bias, (0, more), constant_values=10 * LEAST)
         return Factored(self.query, table.reshape(-1, size, table.shape[-1]), bias.reshape(-1, size))
 
-    def over(self, read: Callable[["Factored"], Any], size: int | None = None) -> Any:
-        """What `read` says of every tile of `size` ids (None: all ids, or `TILE` where there are too many logits), stacked
-        [T, ...]. Of several tiles the logits of one exist at a time, and are made again for the gradient."""
+    def over(self, read: Callable[["Factored", Any], Any], size: int | None = None) -> Any:
+        """What `read` says of every tile of `size` ids (None: all ids, or `TILE` where there are too many logits) and its first id,
+        stacked [T, ...]. Of several tiles the logits of one exist at a time, and are made again for the gradient."""
         ids = len(self.table)
         if size is None:
             size = ids if self.query[..., 0].size * ids <= MOST_LOGITS else TILE
-        one = lambda part: read(Factored(self.query, *part))  # noqa: E731
+        one = lambda part: read(Factored(self.query, *part[:2]), part[2])  # noqa: E731
         if size >= ids:
-            return jax.tree.map(lambda x: x[None], one((self.table, self.bias)))
+            return jax.tree.map(lambda x: x[None], one((self.table, self.bias, 0)))
         tiled = self.tiles(size)
         return jax.lax.map(jax.checkpoint(one), (tiled.table, tiled.bias, size * jnp.arange(len(tiled.table))))
 
     def normaliser(self, size: int | None = None) -> Float[Array, "B S"]:
-        """log Σ exp of all logits."""
-        return jax.nn.logsumexp(self.over(lambda tile: jax.nn.logsumexp(tile.logits(), -1), size), 0)
+        """log Σ exp of all logits; their powers are kept for the gradient where they are few enough."""
+        if (size or TILE) >= len(self.table) or (size is None and self.query[..., 0].size * len(self.table) <= MOST_POWERS):
+            return log_sum(self.query, self.table, self.bias)
+        return jax.nn.logsumexp(self.over(lambda tile, _: jax.nn.logsumexp(tile.logits(), -1), size or TILE), 0)
 
     def ranked(self, target: Int[Array, "B S"], seen: Int[Array, "B S M"], most: int, size: int | None = None
                ) -> tuple[Int[Array, "B S"], Int[Array, "B S K"], Float[Array, "B S K"]]:
@@ -59,16 +106,16 @@ class Factored(NamedTuple):
         Ids whose bias is `LEAST` or less are in nobody's list; `seen` is filled up with any of those.
         """
         rows = jnp.indices(target.shape)[..., None]
-        own = lambda tile: tile.first + jnp.arange(len(tile.table)) == target[..., None]  # noqa: E731
-        mine = self.over(lambda tile: jnp.where(own(tile), tile.logits(), 0).sum(-1), size).sum(0)[..., None]   # to the last bit
+        own = lambda tile, first: first + jnp.arange(len(tile.table)) == target[..., None]  # noqa: E731
+        mine = self.over(lambda *tile: jnp.where(own(*tile), tile[0].logits(), 0).sum(-1), size).sum(0)[..., None]
 
-        def count(tile: Factored) -> tuple[Array, Array, Array]:
+        def count(tile: Factored, first: Any) -> tuple[Array, Array, Array]:
             logits, ids = tile.logits(), len(tile.table)
-            place = seen - tile.first
+            place = seen - first
             place = jnp.where((place < 0) | (place >= ids) | (seen == target[..., None]), ids, place)   # `ids`: nowhere
             logits = logits.at[(*rows, place)].set(-jnp.inf, mode="drop")
             value, place = jax.lax.top_k(logits, min(most, ids))
-            return (~(logits < mine) & ~own(tile) & (tile.bias > LEAST)).sum(-1), tile.first + place, value
+            return (~(logits < mine) & ~own(tile, first) & (tile.bias > LEAST)).sum(-1), first + place, value
 
         above, ids, value = self.over(count, size)
         merge = lambda x: jnp.moveaxis(x, 0, -2).reshape(*target.shape, -1)  # noqa: E731
@@ -77,10 +124,9 @@ class Factored(NamedTuple):
 
     def best(self, size: int | None = None) -> Int[Array, "B S"]:
         """The id with the largest logit, the first one of equals."""
-        def top(tile: Factored) -> tuple[Array, Array, Array]:
+        def top(tile: Factored, first: Any) -> tuple[Array, Array]:
             logits = tile.logits()
-            return logits.max(-1), logits.argmax(-1), jnp.int32(len(tile.table))
+            return logits.max(-1), first + logits.argmax(-1)
 
-        value, place, ids = self.over(top, size)
-        tile = value.argmax(0)
-        return tile * ids[0] + jnp.take_along_axis(place, tile[None], 0)[0]
+        value, ids = self.over(top, size)
+        return jnp.take_along_axis(ids, value.argmax(0)[None], 0)[0]

@@ -61,7 +61,7 @@ def test_tiles_keep_memory_small():
     given = factored.Factored(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 128, 64), (54542, 64), (54542,))))
     sizes = [jax.jit(jax.grad(lambda o, size=size: o.normaliser(size).sum())).lower(given).compile().memory_analysis()
              .temp_size_in_bytes for size in (54542, None)]
-    assert sizes[0] > 220e6 and sizes[1] < sizes[0] / 5, sizes
+    assert sizes[0] > 220e6 and sizes[1] < sizes[0] / 2, sizes
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
