@@ -16,6 +16,7 @@ from ecrec_jax.types import Facts, InputError
 from ecrec_jax.use import neighbours
 from experiments import record
 from experiments.plot import reports
+from experiments.protocol import protocol, told
 from experiments.train import show
 
 USERS = 1024   # whose scores are held at once
@@ -72,6 +73,9 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     task, model = section.make(config["task"], "task", facts), section.make(config["baseline"], "baseline", facts)
     source.save_facts(facts, folder)
     evaluate.write_json({"sha256": corpus.digest, **corpus.report}, folder / "data.json")
+    ranked = protocol(config, corpus) | {"loss": "none"}
+    evaluate.write_json(ranked, folder / "protocol.json")
+    print(told(ranked))
     fitted = model.fit([example.seen for example in corpus.examples["train"]], facts.items)
     summary = record.marks(config, corpus.digest)
     for split in ("valid", "test"):

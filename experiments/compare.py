@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,8 +73,11 @@ def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metri
         if not path.is_file() or column not in cell.summary():   # a class has no mean error, though its number has one
             return None
         table = pq.read_table(path)
-        if "rank" in table.column_names:   # one relevant item a user
-            mine, gained = (np.asarray(table["user"]), np.asarray(table["target"])), gain(name, np.asarray(table["rank"]))
+        if "rank" in table.column_names:   # one relevant item a user, ranked by the same protocol
+            path_of = cell.folder / "protocol.json"
+            told = json.loads(path_of.read_text(encoding="utf-8"))["fingerprint"] if path_of.is_file() else None
+            mine = (np.asarray(table["user"]), np.asarray(table["target"]), np.array([str(told)]))
+            gained = gain(name, np.asarray(table["rank"]))
             found = None if gained is None else (gained[:, None], mean)
         else:
             label, prediction, classes = answers(table)

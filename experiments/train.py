@@ -22,6 +22,7 @@ from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
 from ecrec_jax.types import Facts
 from experiments import record, wiring
+from experiments.protocol import protocol, told
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def begin(config: Mapping[str, Any], changed: Mapping[str, Any], parts: build.Pa
     """(the loop of a run, what its summary says besides)."""
     copied = parts.corpus.report.get(COPIES, {}).get("sha256")
     processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
-    about = processes.agree(lambda: describe(parts, folder) | computing(changed, parts) | record.marks(config, parts.corpus.digest))
+    about = processes.agree(lambda: {**describe(changed, parts, folder), **computing(changed, parts),
+                                     **record.marks(config, parts.corpus.digest)})
     told: dict[str, Any] = {}
     processes.agree(lambda: told.update(trackers(config, folder)))
     return Loop(parts, wiring.plan_of(changed), folder, told, stop), about
@@ -86,13 +88,16 @@ def trackers(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return made
 
 
-def describe(parts: build.Parts, folder: Path) -> dict[str, Any]:
+def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dict[str, Any]:
     """Keep what rebuilds the run, print what a reader wants to know before it starts; numbers for the summary."""
     source.save_facts(parts.facts, folder)
     evaluate.write_json({"sha256": parts.corpus.digest, **parts.corpus.report}, folder / "data.json")
     leak.save(parts.trained_on, folder)
     if parts.corpus.catalogue is not None:
         record.write_text("".join(f"{name}\n" for name in parts.corpus.catalogue.items), folder / "items.txt")
+        ranked = protocol(config, parts.corpus)
+        evaluate.write_json(ranked, folder / "protocol.json")
+        print(told(ranked))
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
         if (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":

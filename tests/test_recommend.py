@@ -317,6 +317,12 @@ def test_commands(log, circle, tmp_path, capsys):
     assert call("baseline", *WORDS, f"data.path={log}", "baseline=popularity", f"run_dir={tmp_path / 'pop'}") == 0
     summary, popular = (json.loads((run / "summary.json").read_text()) for run in (circle, tmp_path / "pop"))
     assert summary["test/recall@5"] > 0.8 > 0.5 > popular["test/recall@5"]
+    assert "protocol fingerprint" in capsys.readouterr().out
+    ours, theirs = (json.loads((run / "protocol.json").read_text()) for run in (circle, tmp_path / "pop"))
+    assert ours["fingerprint"] == theirs["fingerprint"] and ours["loss"] == {"objective": "ce"} and ours["users to test"] == 120
+    words = [f"data.path={log}", "task.filter_seen=false", "baseline=popularity", f"run_dir={tmp_path / 'p'}"]
+    assert call("baseline", *WORDS, *words) == 0
+    assert json.loads((tmp_path / "p" / "protocol.json").read_text())["fingerprint"] != ours["fingerprint"]
     capsys.readouterr()
     assert call("evaluate", f"run_dir={circle}", "split=test") == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -443,11 +449,13 @@ def test_a_table_compares_users(log, tmp_path):
     rows = [{"name": name, "command": "baseline", "seeds": [0], "overrides": [*small, f"baseline={name}"]}
             for name in ("popularity", "item_knn")]
     rows[1]["against"] = "popularity"
+    rows.append(dict(rows[1], name="other", overrides=[*rows[1]["overrides"], "task.filter_seen=false"]))   # another protocol
     columns = "table.columns={test/recall@5: {title: HR@5, digits: 3}, test/coverage@5: {title: coverage@5, digits: 3}}"
     out = tmp_path / "table"
     assert call("table", "table=quickstart", "~table.columns", f"+{columns}", rows_word(rows), f"out={out}") == 0
     text = (out / "table.md").read_text()
     assert "| item_knn | popularity | HR@5 |" in text and "| item_knn | popularity | coverage@5" not in text
+    assert "| other | 1 |" in text and "| other | popularity" not in text
     ranks = [pq.read_table(next((out / name).glob("*/predictions/test.parquet")))["rank"].to_numpy() for name in
              ("item_knn", "popularity")]
     gap = np.mean(ranks[0] <= 5) - np.mean(ranks[1] <= 5)
