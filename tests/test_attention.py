@@ -54,7 +54,7 @@ def test_the_kernel_does_not_look_out_of_its_segment():
 
 
 @pytest.mark.parametrize("strategy,task,ways", [
-    ("jit", "masked_lm", []), ("fsdp", "causal_lm", ["model.remat=true", "model.scan=true"]),
+    pytest.param("jit", "masked_lm", [], marks=pytest.mark.slow), ("fsdp", "causal_lm", ["model.remat=true", "model.scan=true"]),
     pytest.param("pmap", "masked_lm", [], marks=pytest.mark.slow)])
 def test_a_run_with_the_kernel_is_a_run_with_the_dense_form(strategy, task, ways, monkeypatch):
     """Three steps on two devices with the other dropout on, interpreted: jit and fsdp need the kernel on each device's rows."""

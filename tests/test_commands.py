@@ -45,7 +45,8 @@ def here_or_skip(experiment):
             pytest.skip(str(error))
 
 
-ALIKE = ("sst2", "sst5", "trec", "financial_sentiment", "rating", "department", "intent", "article")   # as sentiment
+ALIKE = ("sst2", "sst5", "trec", "financial_sentiment", "rating", "department", "intent", "article",   # as sentiment
+         "regress", "contrastive")   # as rating_regression, pretrain_contrastive
 
 
 @pytest.mark.parametrize("experiment", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name

@@ -168,6 +168,7 @@ def causal(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_causal_run_stays_causal(causal, tmp_path, capsys):
     """As a checkpoint, as a net, and as an export, which says that it is a decoder and is not read back as an encoder."""
     net = pretrained.load(str(causal), "causal_lm")

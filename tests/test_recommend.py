@@ -419,6 +419,14 @@ def test_baselines_of_items(name):
     assert rank.tolist() == ([4, 2] if name == "popularity" else [1, 1]) and top[0, 0] == (5 if name == "popularity" else 4)
 
 
+def test_bert4rec_trains(log, tmp_path):
+    """From both sides; better than chance, 5 of 24 that were not seen."""
+    words = [*WORDS, "model=bert4rec", "model.width=16", "model.feed_forward=32", "head=tokens", "task=masked_item", "epochs=30"]
+    words = [word for word in words if word not in WORDS or not word.startswith("model.")]
+    assert call("train", *words, f"data.path={log}", "optimizer.learning_rate=1e-2", f"run_dir={tmp_path / 'run'}") == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test/recall@5"] > 0.4
+
+
 @pytest.mark.parametrize("words,said", [
     (["task=masked_item"], "sees both sides of what is hidden: set model.causal=false"),
     (["model.causal=false"], "doesn't see what comes next: set model.causal=true"),

@@ -90,6 +90,7 @@ def test_command(tmp_path):
     assert call("evaluate", f"run_dir={folder}", "split=test") == 0
 
 
+@pytest.mark.slow
 def test_a_number_that_is_off_by_default(tmp_path):
     """The power of the focal loss, of each run its own: zero is cross-entropy."""
     runs = "{seed: [0, 0, 0], task.focal_gamma: [0.0, 1.0, 4.0]}"
