@@ -1,0 +1,159 @@
+"""From a log of events to clean histories: what is dropped and why, as expressions that run on any engine Ibis knows."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ecrec_jax.types import InputError
+
+COLUMNS = ("user", "item", "time", "type", "quantity", "price", "text")   # of a log, besides the order of its rows
+FOUND = ("user", "item", "time", "type", "quantity", "price")             # of what is written
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """Where a log's columns are and what is kept of it. Rules drop events in the order of the fields.
+
+    `drop`: {column: regular expression of a whole cell}; `least`: {column: number} that a kept event must have. `most_events` and
+    `most_a_minute` are of a user: who has more is taken for a bot. `core`: users and items with fewer events are dropped until none
+    is left that has (k-core). Equal times stay in the order of the file.
+    """
+
+    user: str
+    item: str
+    time: str
+    type: str | None
+    quantity: str | None
+    price: str | None
+    text: str | None
+    drop: dict[str, str] | None
+    least: dict[str, float | int] | None
+    duplicates: bool
+    most_events: int | None
+    most_a_minute: int | None
+    core: int | None
+
+    def __post_init__(self):
+        for name, pattern in (self.drop or {}).items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"drop.{name}: {pattern!r} is not a regular expression ({error})") from None
+        for key in ("most_events", "most_a_minute", "core"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise InputError(f"{key} is {getattr(self, key)}, must be at least 1")
+
+    def events(self, raw: Any) -> Any:
+        """The log under our names with the number of every row and the first reason to drop it (null: none).
+
+        Raises:
+            InputError: a column that isn't there.
+        """
+        import ibis
+
+        wanted = {key: getattr(self, key) for key in COLUMNS}
+        rules = [*((f"drop.{x}", x) for x in self.drop or ()), *((f"least.{x}", x) for x in self.least or ())]
+        for key, name in [*wanted.items(), *rules]:
+            if name is not None and name not in raw.columns:
+                raise InputError(f"{key}: the log has no column {name!r}; it has {', '.join(map(repr, raw.columns))}")
+        named = {key: raw[name].cast("string").strip() if name is not None else ibis.null("string") for key, name in wanted.items()}
+        number, date = named["time"].try_cast("float64"), named["time"].try_cast("timestamp")
+        told = raw.select(
+            row=ibis.row_number(), user=named["user"].replace(".0", "") if raw[self.user].type().is_floating() else named["user"],
+            item=named["item"], time=ibis.coalesce(number, date.epoch_seconds().cast("float64")).cast("int64"),
+            type=ibis.coalesce(named["type"].nullif(""), ibis.literal("event")), quantity=named["quantity"].try_cast("float64"),
+            price=named["price"].try_cast("float64"), text=named["text"].nullif(""),
+            **{f"drop_{i}": raw[name].cast("string").strip() for i, name in enumerate(self.drop or {})},
+            **{f"least_{i}": raw[name].cast("string").try_cast("float64") for i, name in enumerate(self.least or {})})
+        empty = lambda x: x.isnull() | (x == "")  # noqa: E731
+        rules = [(empty(told.user), "without user"), (empty(told.item), "without item"),
+                 (told.time.isnull(), "time that can't be read")]
+        rules += [(told[f"drop_{i}"].fill_null("").re_search(f"^(?:{pattern})$"), f"{name} is {pattern}")
+                  for i, (name, pattern) in enumerate((self.drop or {}).items())]
+        rules += [(~(told[f"least_{i}"] >= least).fill_null(False), f"{name} below {least:g}")
+                  for i, (name, least) in enumerate((self.least or {}).items())]
+        return told.mutate(why=ibis.cases(*rules, else_=ibis.null("string"))).select("row", *COLUMNS, "why")
+
+    def steps(self, events: Any, keep: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
+        """(what was done, the events that are left), one step after the other; `keep` makes the engine hold a result."""
+        import ibis
+
+        left = keep(events.filter(events.why.isnull()).drop("why"))
+        yield "read", left
+        if self.duplicates:
+            same = ibis.window(group_by=["user", "item", "time", "type"], order_by="row")
+            left = keep(left.mutate(n=ibis.row_number().over(same)).filter(lambda t: t.n == 0).drop("n"))
+            yield "the same event again", left
+        if self.most_events is not None:
+            left = keep(left.mutate(n=left.count().over(group_by="user")).filter(lambda t: t.n <= self.most_events).drop("n"))
+            yield f"users with more than {self.most_events} events", left
+        if self.most_a_minute is not None:
+            minute = left.mutate(minute=(left.time / 60).floor())
+            fast = minute.group_by("user", "minute").agg(n=minute.count()).filter(lambda t: t.n > self.most_a_minute)
+            left = keep(left.anti_join(fast.select("user").distinct(), "user"))
+            yield f"users with more than {self.most_a_minute} events in a minute", left
+        before = None
+        while self.core is not None and before != (before := left.count().execute()):
+            for key in ("user", "item"):
+                left = left.mutate(n=left.count().over(group_by=key)).filter(lambda t: t.n >= self.core).drop("n")
+            left = keep(left)
+            yield f"users and items with fewer than {self.core} events", left
+
+
+def ordered(events: Any) -> Any:
+    """The events to be written: users in the order of their first row, each user's by time, then as in the file."""
+    first = events.mutate(first=events.row.min().over(group_by="user"))
+    return first.order_by("first", "time", "row").select(*FOUND)
+
+
+def described(events: Any) -> Any:
+    """Of every item its most frequent text (of equals the one that came first), median price and events, the first ones first."""
+    import ibis
+
+    texts = events.group_by("item", "text").agg(n=events.count(), row=events.row.min())
+    best = ibis.window(group_by="item", order_by=[texts.text.isnull(), ibis.desc("n"), "row"])
+    text = texts.mutate(place=ibis.row_number().over(best)).filter(lambda t: t.place == 0).select("item", "text")
+    other = events.group_by("item").agg(price=events.price.median(), events=events.count(), first=events.row.min())
+    return other.join(text, "item").order_by("first").select("item", "text", "price", "events")
+
+
+def counts(events: Any) -> dict[str, int]:
+    """Events, users and items."""
+    found = events.aggregate(events=events.count(), users=events.user.nunique(), items=events.item.nunique())
+    return {key: int(x) for key, x in found.to_pyarrow().to_pylist()[0].items()}
+
+
+def tied(events: Any) -> int:
+    """Events that share user and time with another one."""
+    same = events.group_by("user", "time").agg(n=events.count())
+    return int(same.filter(same.n > 1).n.sum().fill_null(0).execute())
+
+
+def digest(path: Path) -> str:
+    """sha256 of a Parquet file's rows as lines of CSV: the same from every engine and writer."""
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    class Sink:
+        def __init__(self):
+            self.hash, self.closed = hashlib.sha256(), False
+
+        def write(self, data: Any) -> int:
+            """Bytes that come next."""
+            self.hash.update(data)
+            return len(data)
+
+        def flush(self) -> None:
+            """Nothing waits."""
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+    sink = Sink()
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(1 << 16):
+            csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
+    return sink.hash.hexdigest()

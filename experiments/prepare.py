@@ -1,0 +1,152 @@
+"""A clean dataset of histories from a log of events: `python -m experiments.prepare log=online_retail out=DIR`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+import hashlib
+import itertools
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ecrec_jax import evaluate, section
+from ecrec_jax.data import file, prepare
+from ecrec_jax.types import Facts, InputError
+
+OWN = ("out", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter")   # not a log's
+
+
+def main(config: dict[str, Any]) -> None:
+    """Read, clean, count, write the folder, whole or not at all."""
+    out = Path(str(config["out"]))
+    if out.exists():
+        raise InputError(f"out: {out} is there already; name another folder")
+    log = section.make({"_target_": "ecrec_jax.data.prepare.Log"} | {k: x for k, x in config.items() if k not in OWN}, "", Facts())
+    if config["path"] is None:
+        raise InputError("path is not set: give the log, path=my.csv, or log=NAME, one of conf/log/")
+    path = file.located(config["path"], config["root"], config["source"])[""]
+    with open(path, "rb") as log_file:
+        sha256 = hashlib.file_digest(log_file, "sha256").hexdigest()
+    if config["sha256"] not in (None, sha256):
+        raise InputError(f"{path}: its sha256 is {sha256}, sha256 says {config['sha256']}: this is another file (null: don't "
+                         "compare)")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        report = {"file": path.name, "sha256 of the file": sha256, "source": config["source"], "licence": config["licence"]}
+        report |= made(config, log, path, part)
+        evaluate.write_json(report, part / "report.json")
+        (part / "DATA.md").write_text(page(report), encoding="utf-8")
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for line in told(report):
+        print(line)
+    print(f"train on it with data=sequences data.path={out / 'interactions.parquet'}")
+
+
+def connected(config: Mapping[str, Any], folder: Path) -> Any:
+    """DuckDB in this process, which spills to `folder` what doesn't fit into `memory`.
+
+    Raises:
+        InputError: it isn't installed.
+    """
+    try:
+        import duckdb
+        import ibis
+    except ImportError:
+        raise InputError("preparing data needs Ibis and DuckDB: pip install '.[prepare]'") from None
+    more = {"threads": section.checked(config["threads"], int, "threads")} if config["threads"] else {}
+    try:
+        return ibis.duckdb.connect(memory_limit=config["memory"], temp_directory=str(folder / "spill"), **more)
+    except duckdb.Error as error:
+        raise InputError(f"memory is {config['memory']!r}: {str(error).splitlines()[0]}") from None
+
+
+def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) -> dict[str, Any]:
+    """Write interactions.parquet and items.parquet; what happened on the way.
+
+    Raises:
+        InputError: a file that the engine can't read; nothing left.
+    """
+    import duckdb
+
+    engine = connected(config, part)
+    try:
+        number = itertools.count()
+        keep = lambda table: engine.create_table(f"step_{next(number)}", table, temp=True)  # noqa: E731
+        events = keep(log.events(opened(engine, path, config["names"], config["delimiter"])))
+        rows = int(events.count().execute())
+        why = events.group_by("why").agg(n=events.count()).to_pyarrow().to_pylist()
+        steps, before = [], None
+        for name, left in log.steps(events, keep):
+            now = prepare.counts(left)
+            if before and steps and steps[-1]["step"] == name:   # another round
+                steps[-1] |= {"dropped": {k: steps[-1]["dropped"][k] + before[k] - now[k] for k in now}, "left": now,
+                              "rounds": steps[-1].get("rounds", 1) + 1}
+            elif before:
+                steps.append({"step": name, "dropped": {k: before[k] - now[k] for k in now}, "left": now})
+            before = now
+            if not now["events"]:
+                raise InputError(f"{path}: no event is left after: {name}")
+        prepare.ordered(left).to_parquet(part / "interactions.parquet", compression="zstd")
+        prepare.described(left).to_parquet(part / "items.parquet", compression="zstd")
+        ties = prepare.tied(left)
+    except duckdb.Error as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+    finally:
+        shutil.rmtree(part / "spill", ignore_errors=True)
+    dropped = sorted(((x["why"], x["n"]) for x in why if x["why"]), key=lambda x: -x[1])
+    return {"rows": rows, "dropped rows": dict(dropped), "steps": steps, **before, "events at the same time of the same user": ties,
+            "order of these": "as in the file", "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
+
+
+def opened(engine: Any, path: Path, names: list[str] | None, delimiter: str | None) -> Any:
+    """The log as a table of the engine; `names` are its columns where the file has no header.
+
+    Raises:
+        InputError: an unknown ending.
+    """
+    if path.suffix == ".parquet":
+        return engine.read_parquet(path)
+    if path.suffix in (".jsonl", ".json"):
+        return engine.read_json(path)
+    if path.suffix in (".csv", ".tsv", ".txt", ".gz") or names:
+        more = {"header": False, "names": names} if names else {"header": True}
+        return engine.read_csv(path, all_varchar=True, skip=0, delim=delimiter or ("\t" if path.suffix == ".tsv" else ","), **more)
+    raise InputError(f"path: {path} has the unknown ending {path.suffix!r}; known are .csv, .tsv, .txt, .jsonl, .json, .parquet, "
+                     "and any with names")
+
+
+def told(report: Mapping[str, Any]) -> list[str]:
+    """What happened, a line each."""
+    lines = [f"{report['rows']:,} rows"]
+    lines += [f"dropped {n:,}: {why}" for why, n in report["dropped rows"].items()]
+    for step in report["steps"]:
+        lost, rounds = step["dropped"], f", {step['rounds']} rounds" if "rounds" in step else ""
+        lines.append(f"dropped {lost['events']:,} events, {lost['users']:,} users, {lost['items']:,} items: {step['step']}{rounds}")
+    lines.append(f"left {report['events']:,} events of {report['users']:,} users and {report['items']:,} items")
+    if report["events at the same time of the same user"]:
+        lines.append(f"{report['events at the same time of the same user']:,} events share their time with another one of the same "
+                     "user: they stay in the order of the file; sorting them by item inflates NDCG")
+    return [*lines, f"sha256 of the interactions: {report['sha256 of the interactions']}"]
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """DATA.md: the dataset's description."""
+    about = [f"- {key}: {report[key]}" for key in ("file", "sha256 of the file", "source", "licence") if report[key]]
+    lines = [f"- {line}" for line in told(report)]
+    columns = ("`interactions.parquet`: user, item, time (seconds since 1970, or the number of the log), type, quantity, price; "
+               "users in the order of their first event, each user's events by time, then as in the log. `items.parquet`: item, "
+               "its most frequent text, median price, events.")
+    return "\n".join(["# A log, cleaned", "", *about, "", "## Steps", "", *lines, "", "## Files", "", columns, ""])
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "prepare")

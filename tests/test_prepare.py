@@ -1,0 +1,149 @@
+"""A log becomes histories: every step against counts by hand, k-core against plain Python, bad input against one sentence."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from ecrec_jax.data import prepare
+from tests.test_commands import call
+from tests.test_recommend import written
+
+LOG = """who,what,when,kind,count,cost,name,invoice
+a,x,2020-01-01 00:00:03,view,1,2.0,Ex,1
+a,y,2020-01-01 00:00:01,buy,2,4.0,Why,2
+a,z,2020-01-01 00:00:01,buy,1,1.0,Zed,2
+a,z,2020-01-01 00:00:01,buy,1,1.0,Zed,2
+b,x,2020-01-01 00:00:05,buy,-1,2.0,Ex,3
+b,x,2020-01-02,buy,1,3.0,Ex!,4
+b,y,soon,buy,1,4.0,Why,5
+,y,2020-01-02,buy,1,4.0,Why,6
+b,,2020-01-02,buy,1,4.0,Why,7
+b,y,2020-01-03,buy,1,,Why?,C8
+b,y,2020-01-03,buy,1,,,9
+c,x,5,buy,1,7.0,Ex!,10
+"""
+WORDS = ["user=who", "item=what", "time=when", "type=kind", "quantity=count", "price=cost", "text=name"]
+
+
+def prepared(folder, text, *words, ending="csv"):
+    """(interactions, items, report) that the command leaves."""
+    path = written(folder / f"log.{ending}", text)
+    assert call("prepare", f"path={path}", f"out={folder / 'out'}", *words) == 0
+    out = folder / "out"
+    assert sorted(x.name for x in out.iterdir()) == ["DATA.md", "interactions.parquet", "items.parquet", "report.json"]
+    return (*(pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("interactions", "items")),
+            json.loads((out / "report.json").read_text()))
+
+
+def test_every_step(tmp_path, capsys):
+    """a's times: x 3, y and z 1, one z twice; b has a return, a cancellation, a time, an item; c's time is a number."""
+    events, items, report = prepared(tmp_path, LOG, *WORDS, "drop={invoice: C.*}", "least={count: 1}")
+    start = 1577836800   # 2020-01-01
+    assert [(x["user"], x["item"], x["time"] - (x["time"] > 5) * start) for x in events] == [
+        ("a", "y", 1), ("a", "z", 1), ("a", "x", 3), ("b", "x", 86400), ("b", "y", 2 * 86400), ("c", "x", 5)]
+    assert events[0] == {"user": "a", "item": "y", "time": start + 1, "type": "buy", "quantity": 2.0, "price": 4.0}
+    assert [tuple(x.values()) for x in items] == [("x", "Ex!", 3.0, 3), ("y", "Why", 4.0, 2), ("z", "Zed", 1.0, 1)]
+    assert report["rows"] == 12 and report["dropped rows"] == {
+        "without user": 1, "without item": 1, "time that can't be read": 1, "invoice is C.*": 1, "count below 1": 1}
+    assert [step["dropped"]["events"] for step in report["steps"]] == [1]
+    assert (report["events"], report["users"], report["items"]) == (6, 3, 3)
+    assert report["events at the same time of the same user"] == 2
+    said = capsys.readouterr().out
+    assert "2 events share their time" in said and "dropped 1: invoice is C.*" in said and "DATA" not in said
+    assert "- dropped 1: without user" in (tmp_path / "out" / "DATA.md").read_text()
+
+
+def rows_of(pairs):
+    """A log with these (user, item), one a second."""
+    return "user,item,time\n" + "".join(f"u{u},i{i},{t}\n" for t, (u, i) in enumerate(pairs))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_k_core_is_the_fixed_point(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    pairs = sorted({(int(u), int(i)) for u, i in rng.integers(0, 25, (160, 2))}, key=lambda x: rng.random())
+    _, _, report = prepared(tmp_path, rows_of(pairs), "core=4")
+    left, rounds = list(pairs), 0
+    while True:
+        before, rounds = len(left), rounds + 1
+        for side in (0, 1):
+            size = Counter(pair[side] for pair in left)
+            left = [pair for pair in left if size[pair[side]] >= 4]
+        if len(left) == before:
+            break
+    assert 0 < len(left) < len(pairs) - 10 and rounds > 2 and report["steps"][-1]["rounds"] == rounds
+    written_ = pq.read_table(tmp_path / "out" / "interactions.parquet").to_pylist()
+    assert {(x["user"], x["item"]) for x in written_} == {(f"u{u}", f"i{i}") for u, i in left}
+
+
+def test_bots(tmp_path):
+    """u0 has nine events, three of them in one minute; u1 two in one; u2 two, of different minutes."""
+    times = [*(("u0", 100 * t) for t in range(6)), *(("u0", 1000 + t) for t in range(3))]
+    times += [("u1", 60), ("u1", 119), ("u2", 59), ("u2", 60)]
+    text = "user,item,time\n" + "".join(f"{user},i{n},{t}\n" for n, (user, t) in enumerate(times))
+    for name, words, left in (("many", "most_events=8", {"u1", "u2"}), ("fast", "most_a_minute=2", {"u1", "u2"}),
+                              ("faster", "most_a_minute=1", {"u2"})):
+        (tmp_path / name).mkdir()
+        events, _, _ = prepared(tmp_path / name, text, words)
+        assert {x["user"] for x in events} == left, name
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "tsv", "data"])
+def test_the_same_from_every_format_and_number_of_threads(ending, tmp_path):
+    """Users in the order of their first event, whatever the engine does side by side."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({name: rng.integers(0, most, 4000) for name, most in (("user", 300), ("item", 50), ("time", 900))})
+    found = []
+    for name, threads in (("csv", 1), (ending, 2)):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / f"log.{name}"
+        {"csv": lambda p: table.to_csv(p, index=False), "tsv": lambda p: table.to_csv(p, index=False, sep="\t"),
+         "data": lambda p: table.to_csv(p, index=False, header=False, sep="|"), "parquet": lambda p: table.to_parquet(p),
+         "jsonl": lambda p: table.to_json(p, orient="records", lines=True)}[name](path)
+        more = ["names=[user,item,time]", "delimiter='|'"] if name == "data" else []
+        assert call("prepare", f"path={path}", f"out={tmp_path / name / 'out'}", f"threads={threads}", "core=3", *more) == 0
+        found.append(json.loads((tmp_path / name / "out" / "report.json").read_text())["sha256 of the interactions"])
+    assert found[0] == found[1] == prepare.digest(tmp_path / "csv" / "out" / "interactions.parquet")
+
+
+@pytest.mark.parametrize("words,said", [
+    (["item=thing"], "item: the log has no column 'thing'; it has 'user', 'item', 'time'"), (["core=9"], "no event is left after"),
+    (["drop={shape: C}"], "drop.shape: the log has no column"), (["drop={item: '('}"], "not a regular expression"),
+    (["core=0"], "core is 0"), (["path=none.csv"], "none.csv"), (["sha256=abc"], "sha256 says abc"), (["log=nothing"], "nothing"),
+    (["memory=lots"], "lots"), (["core=many"], "core is 'many'"), (["path=null"], "path is not set")])
+def test_refused(words, said, tmp_path, capsys):
+    """In one sentence, and nothing is written."""
+    path = written(tmp_path / "log.csv", rows_of([(1, 1), (1, 2), (2, 1)]))
+    given = {word.partition("=")[0]: word for word in (f"path={path}", f"out={tmp_path / 'out'}", *words)}
+    assert call("prepare", *given.values()) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and sorted(x.name for x in tmp_path.iterdir()) == ["log.csv"]
+
+
+def test_broken_rows_and_folders_that_are_there(tmp_path, capsys):
+    path = written(tmp_path / "log.csv", "user,item,time\na,b,1\na,b,c,d,2\n")
+    assert call("prepare", f"path={path}", f"out={tmp_path / 'out'}") == 2
+    assert "log.csv" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert call("prepare", f"path={path}", f"out={tmp_path / 'out'}") == 2
+    assert "is there already" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name,left", [("online_retail", (366555, 4101, 3151)), ("movielens_100k", (99287, 943, 1349))])
+def test_shipped_and_known_logs(name, left, tmp_path, capsys):
+    """And a run trains on what is written."""
+    code = call("prepare", f"log={name}", f"out={tmp_path / 'out'}")
+    said = capsys.readouterr()
+    if code == 2 and name != "online_retail":
+        assert "no file" in said.err and "grouplens" in said.err
+        pytest.skip(said.err)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["events"], report["users"], report["items"]) == left and report["licence"]
+    if name == "online_retail":
+        return
+    words = ["experiment=next_item", "data=sequences", f"data.path={tmp_path / 'out' / 'interactions.parquet'}", "debug=fast"]
+    assert call("train", *words, "model.width=16", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}") == 0
