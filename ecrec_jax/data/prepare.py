@@ -54,7 +54,7 @@ class Log:
         """
         import ibis
 
-        wanted = {key: getattr(self, key) for key in COLUMNS}
+        wanted = dict(zip(COLUMNS, (self.user, self.item, self.time, self.type, self.quantity, self.price, self.text), strict=True))
         rules = [*((f"drop.{x}", x) for x in self.drop or ()), *((f"least.{x}", x) for x in self.least or ())]
         for key, name in [*wanted.items(), *rules]:
             if name is not None and name not in raw.columns:
