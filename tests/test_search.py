@@ -144,6 +144,7 @@ def test_a_killed_search(quick):
     assert [x.state.name for x in study_of(quick).trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
+@pytest.mark.slow
 def test_stopped(quick):
     """SIGTERM stops the trial too; nothing is lost."""
     file, script = file_of(quick, parameters=parameters(epochs={"value": 30})), quick / "go.py"
