@@ -60,16 +60,17 @@ def test_memory_and_exchanges_are_those_that_can_be_derived():
     assert not alone.exchanged and alone.flops > 3 * program.flops
 
 
-@pytest.mark.parametrize("task,peft", [("masked_lm", "full"), ("masked_lm", "bitfit"), ("classification", "full")])
+@pytest.mark.parametrize("task,peft", [("masked_lm", "full"), ("masked_lm", "bitfit"), ("classification", "full"),
+                                       ("next_item", "full")])
 def test_model_flops(task, peft):
     """Derived for one row of segments of 5 and 3 tokens with a used slot each: width D = 32, feed-forward 64, two layers. A token
     meets 4·D² + 2·64·D = 8,192 numbers in the first and 2·D² = 2,048 in the last (key and value), a slot the other 6,144 there; a
-    slot of masked-LM D² and the table of 504 · D, of a classifier of 3 classes D² (the pooler) and 3·D."""
-    made, _ = planned(task, peft=peft)
+    slot of masked-LM D² and the table of 504 · D, of SASRec the table, of a classifier of 3 classes D² (the pooler) and 3·D."""
+    made, _ = planned(task, peft=peft, **({"model": "sasrec"} if task == "next_item" else {}))
     segment = np.array([[1] * 5 + [2] * 3 + [0] * 4, [0] * 12])   # the second row is empty
     batch = {"segment": segment, "weight": np.array([[1.0, 0.5, 0.0], [0, 0, 0]]), "slot": np.array([[0, 5, 0], [0, 0, 0]])}
     factor = 4 if peft == "bitfit" else 6                         # of the encoder; the head of masked-LM is trained
-    head = (6 * 32 * 32 + factor * 504 * 32) if task == "masked_lm" else 6 * (32 * 32 + 3 * 32)
+    head = {"masked_lm": 6 * 32 * 32 + factor * 504 * 32, "next_item": 6 * 504 * 32, "classification": 6 * (32 * 32 + 3 * 32)}[task]
     attention = 12 * 32 * (5**2 + 3**2 + 5 + 3)
     assert flops.model_flops(made, batch) == factor * (8_192 * 8 + 2_048 * 8 + 6_144 * 2) + head * 2 + attention
 

@@ -1,5 +1,6 @@
 """Model FLOPs: what a step has to compute, whatever the program makes of it."""
 
+import re
 from typing import Any
 
 import jax
@@ -7,6 +8,10 @@ import numpy as np
 
 from ecrec_jax.build import Parts
 from ecrec_jax.types import Batch
+
+TABLES = ("model.embeddings.word_embeddings.embedding", "model.items.embedding")
+OVER_TABLES = ("tokens", "next_token", "next_item", "masked_item")   # targets of heads over a table
+QUERY = (".attention.self.query.kernel", ".attention.query.kernel")
 
 
 def model_flops(parts: Parts, batch: Batch) -> float:
@@ -23,7 +28,7 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     cost = {True: 0.0, False: 0.0}   # whether a token pays, or a slot
     last = last_layer(parts)
     for path, kernel in matrices(parts).items():
-        of_slots = ("model.pooler.", "model.embeddings.") if last is None else ("model.pooler.", "model.embeddings.", last)
+        of_slots = ("model.pooler.", *TABLES) if last is None else ("model.pooler.", *TABLES, last)
         asked = path.endswith((".key.kernel", ".value.kernel"))   # of all tokens in every layer
         by_token = path.startswith("model.") and (asked or not path.startswith(of_slots))
         cost[by_token] += (6 if path in trained else 4) * float(np.prod(kernel.shape))
@@ -33,7 +38,7 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     counts = np.stack([np.bincount(row, minlength=segment.max() + 1) for row in segment])
     sizes = np.take_along_axis(counts, segment, 1) * (segment > 0)   # of each token's segment
     asking = np.take_along_axis(sizes, np.asarray(batch["slot"]), 1) * used
-    widths = {path: x.shape[-1] for path, x in parts.parameters.items() if path.endswith(".attention.self.query.kernel")}
+    widths = {path: x.shape[-1] for path, x in parts.parameters.items() if path.endswith(QUERY)}
     attention = 12.0 * sum(width * float((asking if last and path.startswith(last) else sizes).sum())
                            for path, width in widths.items())
     tokens, slots = int((segment > 0).sum()), int(used.sum())
@@ -45,16 +50,15 @@ def last_layer(parts: Parts) -> str | None:
     found: list[bool] = []
     jax.eval_shape(lambda given: found.append(getattr(parts.graph.net(given).head, "at_slots", False)),
                    parts.parameters | parts.constants)
-    layers = [path for path in parts.parameters if path.endswith(".attention.self.query.kernel")]
+    layers = [path for path in parts.parameters if path.endswith(QUERY)]
     if not found[0] or not layers:
         return None
-    return max(layers, key=lambda path: int(path.split(".")[3])).removesuffix("attention.self.query.kernel")
+    return re.match(r".*\.\d+\.", max(layers, key=lambda path: int(re.search(r"\.(\d+)\.", path)[1])))[0]
 
 
 def matrices(parts: Parts) -> dict[str, Any]:
-    """The parameters that something is multiplied with: kernels, and the word table where the head is tied to it."""
-    found = {path: x for path, x in parts.parameters.items() if path.endswith(".kernel")}
-    table = "model.embeddings.word_embeddings.embedding"
-    if parts.task.target == "tokens" and not any(path.startswith("head.decoder.") for path in found):
-        found[table] = parts.parameters[table]
+    """The parameters that something is multiplied with: kernels, and the table of words or items that the head reads."""
+    found = {path: x for path, x in parts.parameters.items() if path.endswith(".kernel") or path == "head.decoder.embedding"}
+    if parts.task.target in OVER_TABLES and not any(path.startswith("head.decoder.") for path in found):
+        found |= {path: x for path, x in parts.parameters.items() if path in TABLES}
     return found
