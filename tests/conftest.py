@@ -4,9 +4,12 @@ import gc
 import os
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):   # later ones have no such flag, and stop at one they don't know
+    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["WANDB_MODE"] = "offline"
