@@ -39,8 +39,8 @@ def measure(job: str, rounds: int, torch: str, path: Path, checkpoint: Path) -> 
     given = ["bench/torch_sasrec.py"] if job == "next-item" else ["bench/torch_bert.py", job]
     more = [] if job == "next-item" else [str(checkpoint)]
     words |= {f"torch {form}": [torch, *given, form, str(path), *more] for form in ("stock", "tuned")}
-    Worker(words["ours"]).close()   # compiles, so that the start below is a warm one
-    sides = {name: Worker(command) for name, command in words.items()}
+    Worker(words["ours"]).ready().close()   # compiles, so that the start below is a warm one
+    sides = {name: Worker(command).ready() for name, command in words.items()}
     return turns(sides, rounds, STEPS[job], job)
 
 

@@ -37,14 +37,13 @@ def texts(folder: Path, length: int) -> Path:
     return path
 
 
-def measure(length: int, options: dict[str, str], out: Path) -> dict[str, Any]:
-    """Raw figures of every side: tokens a second of each round, model FLOPs a token, matmul ceiling, peak memory."""
+def started(length: int, options: dict[str, str], out: Path) -> dict[str, Worker]:
+    """Every side's process; they compile at the same time."""
     path, given = str(texts(out, length)), [str(length), options["tokens"], options["model"]]
     sides = {"ours": Worker([sys.executable, "-m", "bench.gpu_ours", path, *given])}
     sizes = json.dumps(sides["ours"].about["sizes"])
-    sides |= {f"torch {form}": Worker([options["torch"], str(ROOT / "bench/gpu_torch.py"), form, path, *given[:2], sizes])
-              for form in ("stock", "tuned")}
-    return turns(sides, int(options["rounds"]), int(options["steps"]), f"{length} tokens")
+    return sides | {f"torch {form}": Worker([options["torch"], str(ROOT / "bench/gpu_torch.py"), form, path, *given[:2], sizes])
+                    for form in ("stock", "tuned")}
 
 
 def lines_of(length: int, found: dict[str, Any]) -> list[str]:
@@ -66,8 +65,12 @@ def main(words: list[str]) -> None:
         raise SystemExit(f"keys are {', '.join(KEYS)}; torch={options['torch']} must be a Python with torch, as make bench-gpu has")
     out = Path(options["out"]).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"   # three processes share the card
-    found = {length: measure(int(length), options, out) for length in options["lengths"].split(",")}
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"   # the processes share the card
+    sides = {length: started(int(length), options, out) for length in options["lengths"].split(",")}
+    for side in (side for group in sides.values() for side in group.values()):
+        side.ready()
+    found = {length: turns(group, int(options["rounds"]), int(options["steps"]), f"{length} tokens")
+             for length, group in sides.items()}
     about = {"machine": platform.platform(), "date": time.strftime("%Y-%m-%d"), "options": options, "found": found}
     (out / "bench.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     print("| length | side | tokens/s | model FLOP/s over matmul ceiling | peak MB | ours over it, median [least, most] |")

@@ -59,12 +59,12 @@ def main(path: str, length: str, tokens: str, model: str) -> None:
     batch, gpu = next(feed.batches(0, 0)), jax.default_backend() == "gpu"
     real = batch["segment"] > 0
     size = 8192 if gpu else 1024
-    x, product = jnp.ones((size, size), jnp.bfloat16), jax.jit(jnp.matmul)
-    about = {"ceiling": serve.ceiling(lambda: product(x, x).block_until_ready(), size), "shape": list(feed.shape),
-             "device": jax.devices()[0].device_kind, "sizes": {name: getattr(parts.facts, fact) for fact, name in SIZES.items()},
+    x, product = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16), jax.jit(jnp.matmul)
+    about = {"shape": list(feed.shape), "device": jax.devices()[0].device_kind,
+             "sizes": {name: getattr(parts.facts, fact) for fact, name in SIZES.items()},
              "flops_per_token": model_flops(parts, batch) * int(real.any(1).sum()) / int(real.sum())}
     memory = (lambda: jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 1e6) if gpu else None
-    serve.serve(steps.trainer(parts, feed), about, memory)
+    serve.serve(steps.trainer(parts, feed), about, lambda: product(x, x).block_until_ready(), size, memory)
 
 
 if __name__ == "__main__":

@@ -67,16 +67,16 @@ def main(form: str, path: str, length: str, tokens: str, sizes: str) -> None:
     """Serve steps until standard input ends."""
     torch.manual_seed(0)
     size = 8192 if DEVICE == "cuda" else 1024
-    x = torch.ones(size, size, dtype=torch.bfloat16, device=DEVICE)
+    x = torch.randn(size, size, dtype=torch.bfloat16, device=DEVICE)
 
     def product() -> None:
         x @ x
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 
-    about = {"ceiling": serve.ceiling(product, size), "torch": torch.__version__}
+    about = {"torch": torch.__version__}
     memory = (lambda: torch.cuda.max_memory_allocated() / 1e6) if DEVICE == "cuda" else None
-    serve.serve(trainer(form, Texts(path), int(length), int(tokens), json.loads(sizes)), about, memory)
+    serve.serve(trainer(form, Texts(path), int(length), int(tokens), json.loads(sizes)), about, product, size, memory)
 
 
 if __name__ == "__main__":

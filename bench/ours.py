@@ -63,8 +63,9 @@ def main(job: str, *words: str) -> None:
     wiring.compilation_cache()
     parts = parts_of(job, list(words))
     x, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
-    about = {"ceiling": serve.ceiling(lambda: product(x, x).block_until_ready(), 2048), "shape": list(parts.feeds["train"].shape)}
-    serve.serve(encoder(parts) if job == "encode" else steps.trainer(parts, parts.feeds["train"]), about)
+    about = {"shape": list(parts.feeds["train"].shape)}
+    serve.serve(encoder(parts) if job == "encode" else steps.trainer(parts, parts.feeds["train"]), about,
+                lambda: product(x, x).block_until_ready(), 2048)
 
 
 if __name__ == "__main__":

@@ -23,17 +23,22 @@ def resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def serve(run: Callable[[int], int], about: dict[str, Any], memory: Callable[[], float] | None = None) -> None:
-    """Make a first step, say so; then for each line N of standard input make N steps: tokens, seconds, peak memory in MB.
+def serve(run: Callable[[int], int], about: dict[str, Any], product: Callable[[], object], size: int,
+          memory: Callable[[], float] | None = None) -> None:
+    """Say `about`, make a first step, say so; then for each line N of standard input make N steps: tokens, seconds, peak memory in
+    MB, and the ceiling of a `product` of matrices of `size`, measured when the first turn comes and nobody else works.
 
     A step that does not count goes before them: memory freed by a process that then waits for its turn goes back to the machine
     (from a virtual one to its host), and the next step takes up to twice as long.
     """
+    print(json.dumps(about), flush=True)
     run(1)
-    print(json.dumps({"ready": True, **about}), flush=True)
+    print(json.dumps({"ready": True}), flush=True)
+    best = 0.0
     for line in sys.stdin:
+        best = best or ceiling(product, size)
         run(1)
         began = time.perf_counter()
         tokens = run(int(line))
         seconds = time.perf_counter() - began
-        print(json.dumps({"tokens": tokens, "seconds": seconds, "peak_mb": (memory or resident)()}), flush=True)
+        print(json.dumps({"tokens": tokens, "seconds": seconds, "peak_mb": (memory or resident)(), "ceiling": best}), flush=True)

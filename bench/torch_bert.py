@@ -84,8 +84,8 @@ def main(job: str, form: str, path: str, checkpoint: str) -> None:
     """Serve steps until standard input ends."""
     torch.manual_seed(0)
     x = torch.ones(2048, 2048)
-    about = {"ceiling": serve.ceiling(lambda: x @ x, 2048), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    serve.serve((encoder if job == "encode" else trainer)(job, form, Texts(path), checkpoint), about)
+    about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    serve.serve((encoder if job == "encode" else trainer)(job, form, Texts(path), checkpoint), about, lambda: x @ x, 2048)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ def main(form: str, path: str) -> None:
     """Serve steps until standard input ends."""
     torch.manual_seed(0)
     x = torch.ones(2048, 2048)
-    about = {"ceiling": serve.ceiling(lambda: x @ x, 2048), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    serve.serve(trainer(form, Texts(path)), about)
+    about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    serve.serve(trainer(form, Texts(path)), about, lambda: x @ x, 2048)
 
 
 if __name__ == "__main__":

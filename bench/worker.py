@@ -1,5 +1,6 @@
 """A side of a benchmark in a process of its own."""
 
+import functools
 import json
 import os
 import subprocess
@@ -13,8 +14,10 @@ ROOT = Path(__file__).parent.parent
 
 def turns(sides: dict[str, "Worker"], rounds: int, steps: int, label: str) -> dict[str, Any]:
     """Let every side make `steps` steps a round, in turns, and end them; what each says of itself, its tokens a second of every
-    round, its peak memory and the seconds to its first step."""
+    round, its peak memory, its matmul ceiling and the seconds to its first step."""
     told = {name: [] for name in sides}
+    for side in sides.values():
+        side.ready()
     for i in range(rounds):
         for name, side in sides.items():
             told[name].append(side.steps(steps))
@@ -22,7 +25,8 @@ def turns(sides: dict[str, "Worker"], rounds: int, steps: int, label: str) -> di
             print(f"  {label}, round {i + 1}/{rounds}, {name}: {speed:.0f} tokens/s", file=sys.stderr)
     for side in sides.values():
         side.close()
-    return {name: {"tokens_per_second": [x["tokens"] / x["seconds"] for x in told[name]], "peak_mb": told[name][-1]["peak_mb"],
+    last = lambda name: {key: told[name][-1][key] for key in ("peak_mb", "ceiling")}  # noqa: E731
+    return {name: {"tokens_per_second": [x["tokens"] / x["seconds"] for x in told[name]], **last(name),
                    "start_seconds": side.start_seconds, **side.about} for name, side in sides.items()}
 
 
@@ -33,8 +37,19 @@ class Worker:
         self.began = time.perf_counter()
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
                                         env=os.environ | {"TRANSFORMERS_VERBOSITY": "error"})
-        self.about = self.answer()
-        self.start_seconds = time.perf_counter() - self.began
+        self.start_seconds: float | None = None
+
+    @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """What it says of itself, before its first step."""
+        return self.answer()
+
+    def ready(self) -> "Worker":
+        """Wait for its first step."""
+        if self.about and self.start_seconds is None:
+            self.answer()
+            self.start_seconds = time.perf_counter() - self.began
+        return self
 
     def answer(self) -> dict[str, Any]:
         """The next line of JSON it says; other lines are not for us."""

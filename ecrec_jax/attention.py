@@ -1,4 +1,4 @@
-"""Self-attention inside the segments of a row: a dense form for every backend, a kernel for TPUs, and which one a run uses."""
+"""Self-attention inside the segments of a row: a dense form, kernels for TPUs and GPUs, and which one a run uses."""
 
 import functools
 from collections.abc import Callable
@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.block import dropout
+from ecrec_jax.block import dropout, hashed, row_bits
+from ecrec_jax.flash import flash
 from ecrec_jax.types import InputError, Noise, Strategy
 
-LANES = 128                     # the kernel's blocks have a multiple of so many tokens
-LONG = 256                      # shorter rows gain little memory by the kernel: docs/scale.md
+LANES = 128                     # splash's blocks have a multiple of so many tokens
+# The kernel of a kind of devices, and from how many tokens on `auto` takes it: shorter rows gain little memory by splash
+# (docs/scale.md), and flash wasn't faster where it was measured (docs/benchmarks.md)
+KERNELS = {"tpu": ("splash", 256), "gpu": ("flash", 128), "cuda": ("flash", 128)}
 
 
 class Look(NamedTuple):
@@ -23,19 +26,22 @@ class Look(NamedTuple):
     slot: Int[Array, "B S"] | None
 
 
-def choose(asked: Literal["auto", "dense", "splash"], platform: str, length: int, rate: float) -> str:
-    """How rows of `length` tokens are attended to on devices of a `platform`, at an attention dropout of `rate`: `dense` or
-    `splash`.
+def choose(asked: Literal["auto", "dense", "splash", "flash"], platform: str, length: int, rate: float) -> str:
+    """How rows of `length` tokens are attended to on devices of a `platform`, at an attention dropout of `rate`: `dense`, or the
+    platform's kernel, `splash` or `flash`.
 
     Raises:
-        InputError: splash was asked for, and can't be had.
+        InputError: a kernel was asked for, and can't be had.
     """
+    kernel, least = KERNELS.get(platform, ("dense", 0))
+    able = kernel != "splash" or rate == 0
     if asked == "auto":
-        return "splash" if platform == "tpu" and rate == 0 and length >= LONG else "dense"
-    if asked == "splash" and platform != "tpu":
-        raise InputError(f"model.attention is splash, which needs TPUs, and the devices are of kind {platform}: set "
+        return kernel if able and length >= least else "dense"
+    if asked not in ("dense", kernel):
+        needed = "TPUs" if asked == "splash" else "GPUs"
+        raise InputError(f"model.attention is {asked}, which needs {needed}, and the devices are of kind {platform}: set "
                          "model.attention=auto")
-    if asked == "splash" and rate > 0:
+    if asked == "splash" and not able:
         raise InputError(f"model.attention is splash, which has no dropout, and model.attention_dropout is {rate}: set it to 0, or "
                          "model.attention=auto")
     return asked
@@ -43,11 +49,18 @@ def choose(asked: Literal["auto", "dense", "splash"], platform: str, length: int
 
 def inside(segment: Int[Array, "B L"], causal: bool, form: str, strategy: Strategy | None,
            slot: Int[Array, "B S"] | None = None) -> Look:
-    """Attention inside these segments in one of the two forms, dense where only the tokens at `slot` ask; the kernel runs on
-    each device's own rows."""
+    """Attention inside these segments in one of the forms, dense where only the tokens at `slot` ask; a kernel runs on each
+    device's own rows."""
     if form == "splash" and slot is None:
         kernel = strategy.each(functools.partial(splash, causal=causal))
         return Look(lambda query, key, value, noise, site, rate: kernel(query, key, value, segment), None)
+    if form == "flash" and slot is None:
+        def look(query: Array, key: Array, value: Array, noise: Noise | None, site: int | Array, rate: float) -> Array:
+            own = jnp.zeros(len(segment), jnp.uint32) if noise is None else row_bits(noise, site)
+            bits = hashed(own[:, None], jnp.arange(query.shape[2]))
+            kernel = functools.partial(flash, causal=causal, rate=0.0 if noise is None else rate)
+            return strategy.each(kernel)(query, key, value, segment, bits)
+        return Look(look, None)
     allowed = visible(segment, causal)
     if slot is not None:
         allowed = jnp.take_along_axis(allowed, slot[:, None, :, None], 2)

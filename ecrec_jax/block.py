@@ -37,6 +37,16 @@ def mix(seed: UInt32[Array, ""], step: Int[Array, ""]) -> UInt32[Array, ""]:
     return scramble(seed + step.astype(jnp.uint32) * jnp.uint32(GOLDEN))
 
 
+def row_bits(noise: Noise, site: int | Int[Array, ""]) -> UInt32[Array, "B"]:
+    """The hash of (step seed, site, row of the global batch)."""
+    return scramble(noise.row.astype(jnp.uint32) * jnp.uint32(GOLDEN) + noise.seed + jnp.uint32(site) * jnp.uint32(0x85EBCA6B))
+
+
+def hashed(bits: UInt32[Array, "..."], index: Int[Array, "..."]) -> UInt32[Array, "..."]:
+    """The hash that goes on from `bits` with one more index."""
+    return scramble(bits + index.astype(jnp.uint32) * jnp.uint32(0xC2B2AE35))
+
+
 def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int | Int[Array, ""], rate: float) -> Float[Array, "B ..."]:
     """Inverted dropout whose mask is a hash of (step seed, site, row of the global batch, indices inside the row).
 
@@ -45,10 +55,9 @@ def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int | Int[Array
     """
     if noise is None or rate == 0:
         return x
-    bits = noise.row.astype(jnp.uint32) * jnp.uint32(GOLDEN) + noise.seed + jnp.uint32(site) * jnp.uint32(0x85EBCA6B)
-    bits = scramble(bits)
+    bits = row_bits(noise, site)
     for size in x.shape[1:]:
-        bits = scramble(bits[..., None] + jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(0xC2B2AE35))
+        bits = hashed(bits[..., None], jnp.arange(size))
     keep = bits >= jnp.uint32(int(rate * 2**32))
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
@@ -80,14 +89,19 @@ class Linear(nnx.Linear):
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
 
 
-def linear(inputs: int, outputs: int, spread: float, rngs: nnx.Rngs) -> Linear:
-    """A dense layer with a normal(0, spread) kernel and zero bias, BERT's initialisation (Devlin et al. 2019)."""
-    return Linear(inputs, outputs, kernel_init=nnx.initializers.normal(spread), rngs=rngs)
+def initial(spread: float | str) -> Callable[..., Array]:
+    """Normal(0, spread); of `glorot`, normal(0, √(2 / (inputs + outputs))) (Glorot & Bengio 2010)."""
+    return nnx.initializers.variance_scaling(1.0, "fan_avg", "normal") if spread == "glorot" else nnx.initializers.normal(spread)
 
 
-def embedding(count: int, width: int, spread: float, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table of `count` vectors, normal(0, spread)."""
-    return nnx.Embed(count, width, embedding_init=nnx.initializers.normal(spread), rngs=rngs)
+def linear(inputs: int, outputs: int, spread: float | str, rngs: nnx.Rngs) -> Linear:
+    """A dense layer with an `initial` kernel, BERT's (Devlin et al. 2019) if normal, and zero bias."""
+    return Linear(inputs, outputs, kernel_init=initial(spread), rngs=rngs)
+
+
+def embedding(count: int, width: int, spread: float | str, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of `count` vectors, `initial`."""
+    return nnx.Embed(count, width, embedding_init=initial(spread), rngs=rngs)
 
 
 def activation(name: str) -> Callable[[Array], Array]:

@@ -14,7 +14,8 @@ from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
-PURE = ("block", "attention", "factored", "losses", "metrics", "ranking", "model", "head", "task", "peft", "gradient", "optimizer")
+PURE = ("block", "flash", "attention", "factored", "losses", "metrics", "ranking", "model", "head", "task", "peft", "gradient",
+        "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
            "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
@@ -39,7 +40,7 @@ NEEDED = {
     "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb tensorboard",
     "augment": "deletion swap crop synonym ppdb cilin masked_lm back_translation",
     "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
-                  "article classify regress sst2 sst5 trec financial_sentiment chinese_sentiment rating next_item",
+                  "article classify regress sst2 sst5 trec financial_sentiment chinese_sentiment rating next_item esasrec",
 }
 
 

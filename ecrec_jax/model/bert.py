@@ -147,7 +147,7 @@ class Bert(nnx.Module):
     def __init__(self, vocabulary: int, positions: int, types: int, width: int, depth: int, heads: int,
                  feed_forward: int, activation: str, norm_epsilon: float, dropout: float, attention_dropout: float,
                  initializer_range: float, pooler: bool, causal: bool, rngs: nnx.Rngs,
-                 attention: Literal["auto", "dense", "splash"] = "auto", remat: bool = False, scan: bool = False):
+                 attention: Literal["auto", "dense", "splash", "flash"] = "auto", remat: bool = False, scan: bool = False):
         sizes = {"vocabulary": vocabulary, "positions": positions, "types": types, "width": width, "depth": depth, "heads": heads,
                  "feed_forward": feed_forward}
         for name, size in sizes.items():

@@ -8,14 +8,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, linear, named, read
+from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, initial, linear, named, read
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 
 class Attention(nnx.Module):
     """Multi-head attention: of `asking` to `x`."""
 
-    def __init__(self, width: int, heads: int, dropout: float, spread: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, dropout: float, spread: float | str, rngs: nnx.Rngs):
         self.query, self.key, self.value, self.output = (linear(width, width, spread, rngs) for _ in range(4))
         self.heads, self.dropout = heads, dropout
 
@@ -29,7 +29,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """Dropout(W₂ dropout(relu(W₁ x))), pointwise (Kang & McAuley 2018, eq. 4)."""
 
-    def __init__(self, width: int, inner: int, dropout: float, spread: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, inner: int, dropout: float, spread: float | str, rngs: nnx.Rngs):
         self.inner, self.outer, self.dropout = linear(width, inner, spread, rngs), linear(inner, width, spread, rngs), dropout
 
     def __call__(self, x: Float[Array, "B T D"], noise: Noise | None, site: int) -> Float[Array, "B T D"]:
@@ -40,8 +40,8 @@ class FeedForward(nnx.Module):
 class SwiGlu(nnx.Module):
     """Dropout(W₃ (silu(W₁ x) ⊙ W₂ x)), no bias (Shazeer 2020, eq. 6)."""
 
-    def __init__(self, width: int, inner: int, dropout: float, spread: float, rngs: nnx.Rngs):
-        plain = functools.partial(Linear, use_bias=False, kernel_init=nnx.initializers.normal(spread), rngs=rngs)
+    def __init__(self, width: int, inner: int, dropout: float, spread: float | str, rngs: nnx.Rngs):
+        plain = functools.partial(Linear, use_bias=False, kernel_init=initial(spread), rngs=rngs)
         self.gate, self.inner, self.outer = plain(width, inner), plain(width, inner), plain(inner, width)
         self.dropout = dropout
 
@@ -57,7 +57,7 @@ class Layer(nnx.Module):
     for both, with SwiGLU (eSASRec, after Borisyuk et al. 2024, LiGR).
     """
 
-    def __init__(self, form: str, width: int, heads: int, inner: int, dropout: float, spread: float, epsilon: float,
+    def __init__(self, form: str, width: int, heads: int, inner: int, dropout: float, spread: float | str, epsilon: float,
                  rngs: nnx.Rngs):
         self.norm = nnx.List([LayerNorm(width, epsilon), LayerNorm(width, epsilon)])
         self.attention = Attention(width, heads, dropout, spread, rngs)
@@ -83,7 +83,8 @@ class Layer(nnx.Module):
 
 
 class Sasrec(nnx.Module):
-    """Item and position vectors, `depth` layers of a `form`, layer norm. `scaled`: item vectors times √width, as in the original.
+    """Item and position vectors, `depth` layers of a `form`, layer norm (if `normed`). `scaled`: item vectors times √width, as in
+    the original. `glorot`: matrices begin so, `initializer_range` is then the head's alone.
 
     Raises:
         InputError: a size below 1, a rate outside [0, 1), or a `width` that is no multiple of `heads`.
@@ -91,7 +92,8 @@ class Sasrec(nnx.Module):
 
     def __init__(self, vocabulary: int, positions: int, width: int, depth: int, heads: int, feed_forward: int, dropout: float,
                  initializer_range: float, norm_epsilon: float, form: Literal["original", "clean", "ligr"], scaled: bool,
-                 causal: bool, rngs: nnx.Rngs, attention: Literal["auto", "dense", "splash"] = "auto"):
+                 normed: bool, glorot: bool, causal: bool, rngs: nnx.Rngs,
+                 attention: Literal["auto", "dense", "splash", "flash"] = "auto"):
         for name, size in (("vocabulary", vocabulary), ("positions", positions), ("width", width), ("depth", depth),
                            ("heads", heads), ("feed_forward", feed_forward)):
             if size < 1:
@@ -100,11 +102,10 @@ class Sasrec(nnx.Module):
             raise InputError(f"model.dropout is {dropout}, must be 0 or more, below 1")
         if width % heads:
             raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
-        self.items = embedding(vocabulary, width, initializer_range, rngs)
-        self.position = embedding(positions, width, initializer_range, rngs)
-        self.layer = nnx.List([Layer(form, width, heads, feed_forward, dropout, initializer_range, norm_epsilon, rngs)
-                               for _ in range(depth)])
-        self.norm = LayerNorm(width, norm_epsilon)
+        spread = "glorot" if glorot else initializer_range
+        self.items, self.position = embedding(vocabulary, width, spread, rngs), embedding(positions, width, spread, rngs)
+        self.layer = nnx.List([Layer(form, width, heads, feed_forward, dropout, spread, norm_epsilon, rngs) for _ in range(depth)])
+        self.norm = LayerNorm(width, norm_epsilon) if normed else None
         self.scale, self.dropout, self.causal, self.attention = width**0.5 if scaled else 1.0, dropout, causal, attention
 
     def look(self, segment: Int[Array, "B L"], strategy: Strategy | None, slot: Int[Array, "B S"] | None = None) -> Look:
@@ -114,7 +115,7 @@ class Sasrec(nnx.Module):
 
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
-        """The normalised states, of all items or of those at `slot`."""
+        """The last layer's states, of all items or of those at `slot`."""
         if slot is not None and 2 * slot.shape[1] > batch["tokens"].shape[1]:
             return read(self(batch, noise, strategy), slot)
         x = self.items.embedding[...][batch["tokens"]] * self.scale
@@ -126,7 +127,7 @@ class Sasrec(nnx.Module):
         for number, layer in enumerate(self.layer):
             last = slot is not None and number == len(self.layer) - 1
             x = layer(x, noise, 4 * number + 1, self.look(batch["segment"], strategy, slot) if last else whole)
-        return self.norm(x)
+        return x if self.norm is None else self.norm(x)
 
     def table(self) -> Float[Array, "V D"]:
         """The item vectors, for heads that tie to them."""

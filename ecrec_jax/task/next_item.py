@@ -23,14 +23,11 @@ def calibrated(t: float, negatives: int, items: int) -> float:
 
 
 def drawn(count: tuple[int, ...], items: int, seen: Int[np.ndarray, "m"], rng: np.random.Generator) -> Int[np.ndarray, "..."]:
-    """Items 1 … `items`, each alike and drawn anew while it is one of the `seen` ones, unless these are all."""
-    found = rng.integers(1, items + 1, count, dtype=np.int32)
-    for _ in range(100 if len(seen) < items else 0):
-        again = seen[np.minimum(np.searchsorted(seen, found), len(seen) - 1)] == found
-        if not again.any():
-            break
-        found[again] = rng.integers(1, items + 1, int(again.sum()), dtype=np.int32)
-    return found
+    """Items 1 … `items`, each alike, but for the `seen` ones (rising), unless these are all."""
+    if len(seen) >= items:
+        return rng.integers(1, items + 1, count, dtype=np.int32)
+    place = rng.integers(1, items - len(seen) + 1, count, dtype=np.int32)   # among those that are left
+    return place + np.searchsorted(seen - np.arange(len(seen)), place, "right").astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +35,14 @@ class NextItem:
     """Next-item prediction by a model that sees earlier items only: in training every item but the first is the label of the one
     before it, evaluation ranks one item after the whole history.
 
-    `objective`: ce, over all items; sampled_ce, bce, gbce or bpr, over `negatives` items a slot that the user's training history
-    doesn't have, each item alike. `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not ranked, but for
-    the label itself. Ties rank against the label.
+    `objective`: ce, over all items; sampled_ce, bce, gbce or bpr, over `negatives` items a slot, each item alike; `unseen`: but for
+    those of the user's training history. `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not ranked, but
+    for the label itself. Ties rank against the label.
     """
 
     objective: Literal["ce", "sampled_ce", "bce", "gbce", "bpr"]
     negatives: int
+    unseen: bool
     t: float
     filter_seen: bool
     cutoffs: list[int]
@@ -72,8 +70,8 @@ class NextItem:
         found = {"tokens": example.tokens, "type": example.type, "slot": np.arange(n - len(label), n, dtype="i4"), "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
         if self.objective != "ce":
-            had = np.union1d(example.seen, label)   # of an example to be trained on the labels are among them
-            found["negative"] = drawn((len(label), self.negatives), self.items, had, rng)
+            had = example.seen if np.ndim(example.label) else np.union1d(example.seen, label)
+            found["negative"] = drawn((len(label), self.negatives), self.items, had if self.unseen else had[:0], rng)
         return found | ({"seen": example.seen} if self.filter_seen and np.ndim(example.label) == 0 else {})
 
     def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
