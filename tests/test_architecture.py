@@ -40,7 +40,7 @@ NEEDED = {
     "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb tensorboard",
     "augment": "deletion swap crop synonym ppdb cilin masked_lm back_translation",
     "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
-                  "article classify regress sst2 sst5 trec financial_sentiment chinese_sentiment rating next_item esasrec",
+                  "article classify regress sst2 sst5 trec financial_sentiment chinese_sentiment rating next_item",
 }
 
 
