@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ecrec_jax.block import lookup
+
 MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
 MOST_POWERS = 3 << 24   # 192 MB: more are made again for the gradient, tile by tile
 TILE = 1 << 13          # ids of a tile
@@ -71,8 +73,8 @@ class Factored(NamedTuple):
 
     def at(self, ids: Int[Array, "B S N"]) -> Float[Array, "B S N"]:
         """Logits of some ids only, f32."""
-        score = jnp.einsum("bsd,bsnd->bsn", self.query, self.table[ids])
-        return score.astype(jnp.float32) + self.bias[ids].astype(jnp.float32)
+        score = jnp.einsum("bsd,bsnd->bsn", self.query, lookup(self.table, ids))
+        return score.astype(jnp.float32) + lookup(self.bias[:, None], ids)[..., 0].astype(jnp.float32)
 
     def tiles(self, size: int) -> "Factored":
         """Table and bias as T tiles of `size` ids each, the last one filled up with ids of no weight."""

@@ -1,4 +1,4 @@
-"""The kernel for TPUs against the dense form: values and gradients, interpreted on the CPU; and which of both is chosen."""
+"""The kernels for TPUs and GPUs against the dense form: values and gradients, interpreted on the CPU; and which is chosen."""
 
 import functools
 import json
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecrec_jax import attention
+from ecrec_jax import attention, block
+from ecrec_jax.flash import flash
 from ecrec_jax.types import InputError, Noise
 from tests import world
 from tests.test_commands import TINY, call
@@ -45,11 +46,31 @@ def test_the_kernel_computes_what_the_dense_form_does(length, width, causal):
     assert max(gaps) < 1e-5 and all(float(jnp.abs(x).max()) > 0.1 for x in made[0])
 
 
-def test_the_kernel_does_not_look_out_of_its_segment():
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length,width,rate", [(256, 64, 0.0), (100, 8, 0.3), (200, 24, 0.1)])
+def test_the_kernel_for_gpus_drops_what_the_dense_form_drops(length, width, rate, causal):
+    """Rows of four blocks and of a part of two; widths that are filled up."""
+    query, key, value, direction, segment = given(length, width)
+    noise, site = Noise(jnp.uint32(7), jnp.arange(3, 3 + len(query))), 5
+    allowed, bits = attention.visible(segment, causal), block.hashed(block.row_bits(noise, site)[:, None], jnp.arange(2))
+    dense = lambda *x: attention.attend(*x, allowed, noise if rate else None, site, rate)  # noqa: E731
+    made = []
+    for form in (dense, lambda *x: flash(*x, segment, bits, causal, rate, True)):
+        out, back = jax.vjp(jax.jit(form), query, key, value)
+        made.append((out, *back(direction)))
+    gaps = [float(jnp.abs(a - b).max()) for a, b in zip(*made, strict=True)]
+    assert max(gaps) < 1e-5 and all(float(jnp.abs(x).max()) > 0.1 for x in made[0])
+
+
+KERNELS = {"splash": INTERPRETED, "flash": lambda *x: flash(*x[:4], jnp.zeros((2, 2), jnp.uint32), x[4], 0.0, True)}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_kernel_does_not_look_out_of_its_segment(kernel):
     query, key, value, _, segment = given(256, 64)
     second = (segment == 2)[..., None, None]
-    changed = INTERPRETED(*(jnp.where(second, 3 * x, x) for x in (query, key, value)), segment, False)
-    same = INTERPRETED(query, key, value, segment, False)
+    changed = KERNELS[kernel](*(jnp.where(second, 3 * x, x) for x in (query, key, value)), segment, False)
+    same = KERNELS[kernel](query, key, value, segment, False)
     assert float(jnp.where(second, 0, jnp.abs(changed - same)).max()) == 0 < float(jnp.abs(changed - same).max())
 
 
@@ -70,6 +91,24 @@ def test_a_run_with_the_kernel_is_a_run_with_the_dense_form(strategy, task, ways
     rows = -(-batches[0]["tokens"].shape[0] // 2)
     print(f"{strategy}, {task}: loss {np.abs(found - wanted).max():.1e}")
     assert set(seen) == {(rows, world.LENGTH, 4, 8)}   # a device's part
+    assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[1]
+
+
+@pytest.mark.parametrize("strategy,task,ways", [
+    pytest.param("jit", "masked_lm", ["model.scan=true"], marks=pytest.mark.slow), ("fsdp", "causal_lm", ["model.remat=true"]),
+    pytest.param("pmap", "masked_lm", [], marks=pytest.mark.slow)])
+def test_a_run_on_gpus_is_a_run_with_the_dense_form(strategy, task, ways, monkeypatch):
+    """As above, with attention dropout: a device draws for its own rows."""
+    common = [f"strategy={strategy}", "strategy.devices=2", "model.attention_dropout=0.2", *ways]
+    dense = world.parts(task, *common)
+    batches = world.batches(dense.task, task, 3)
+    wanted, _ = world.curve(dense, batches)
+    seen = []
+    monkeypatch.setattr(attention, "flash", lambda *x, **keys: seen.append(x[0].shape) or flash(*x, **keys, interpret=True))
+    made = world.parts(task, *common, "model.attention=flash")
+    made.strategy.platform = "gpu"
+    found, _ = world.curve(made, batches)
+    assert set(seen) == {(-(-batches[0]["tokens"].shape[0] // 2), world.LENGTH, 4, 8)}
     assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[1]
 
 
@@ -101,4 +140,4 @@ def test_the_choice_is_told_and_kept(tmp_path, capsys):
     assert call("train", *words, f"run_dir={tmp_path / 'other'}", "model.attention=splash") == 2
     assert "model.attention is splash, which needs TPUs, and the devices are of kind cpu" in capsys.readouterr().err
     assert call("train", *words, f"run_dir={tmp_path / 'third'}", "model.attention=cudnn") == 2
-    assert "model.attention is 'cudnn', expected one of auto, dense, splash" in capsys.readouterr().err
+    assert "model.attention is 'cudnn', expected one of auto, dense, splash, flash" in capsys.readouterr().err

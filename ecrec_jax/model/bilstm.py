@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.block import Linear, dropout, embedding, read, starts
+from ecrec_jax.block import Linear, dropout, embedding, lookup, read, starts
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 
@@ -98,7 +98,7 @@ class Bilstm(nnx.Module):
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
         """The last layer's states, of all tokens or of those at `slot`; dropout on the word vectors and each layer's states."""
-        x = self.embeddings.word_embeddings.embedding[...][batch["tokens"]]
+        x = lookup(self.embeddings.word_embeddings.embedding[...], batch["tokens"])
         if "offset" in batch:
             x = x + batch["offset"].astype(x.dtype)
         x = dropout(x, noise, 0, self.dropout)

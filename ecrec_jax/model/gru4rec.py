@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.block import Linear, dropout, embedding, linear, read, starts
+from ecrec_jax.block import Linear, dropout, embedding, linear, lookup, read, starts
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 
@@ -67,7 +67,7 @@ class Gru4Rec(nnx.Module):
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
         """The states in the space of the item vectors, of all items or of those at `slot`; dropout on the vectors."""
-        x = self.items.embedding[...][batch["tokens"]]
+        x = lookup(self.items.embedding[...], batch["tokens"])
         if "offset" in batch:
             x = x + batch["offset"].astype(x.dtype)
         x = dropout(x, noise, 0, self.dropout)

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, initial, linear, named, read
+from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, initial, linear, lookup, named, read
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 
@@ -118,8 +118,8 @@ class Sasrec(nnx.Module):
         """The last layer's states, of all items or of those at `slot`."""
         if slot is not None and 2 * slot.shape[1] > batch["tokens"].shape[1]:
             return read(self(batch, noise, strategy), slot)
-        x = self.items.embedding[...][batch["tokens"]] * self.scale
-        x = x + self.position.embedding[...][batch["position"]]
+        x = lookup(self.items.embedding[...], batch["tokens"]) * self.scale
+        x = x + lookup(self.position.embedding[...], batch["position"])
         if "offset" in batch:
             x = x + batch["offset"].astype(x.dtype)
         x = dropout(x, noise, 0, self.dropout)
