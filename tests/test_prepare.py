@@ -31,7 +31,7 @@ WORDS = ["user=who", "item=what", "time=when", "type=kind", "quantity=count", "p
 
 def prepared(folder, text, *words, ending="csv"):
     """(interactions, items, report) that the command leaves."""
-    path = written(folder / f"log.{ending}", text)
+    path = written(folder / f"log.{ending}", text) if text is not None else folder / f"log.{ending}"
     assert call("prepare", f"path={path}", f"out={folder / 'out'}", *words) == 0
     out = folder / "out"
     assert sorted(x.name for x in out.iterdir()) == ["DATA.md", "interactions.parquet", "items.parquet", "report.json"]
@@ -55,6 +55,33 @@ def test_every_step(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 events share their time" in said and "dropped 1: invoice is C.*" in said and "DATA" not in said
     assert "- dropped 1: without user" in (tmp_path / "out" / "DATA.md").read_text()
+
+
+@pytest.mark.parametrize("cell,second", [
+    ("2020-01-01", 1577836800), ("2020-01-01T00:00", 1577836800), ("2020-01-01 00:00:00Z", 1577836800),
+    ("2020-01-01T02:00:00+02:00", 1577836800), ("2020-01-01T00:00:00-0530", 1577856600), ("2020-01-01 03:00:00+03", 1577836800),
+    ("2019-12-31T23:59:59.999", 1577836799), ("1969-12-31T23:59:59.5Z", -1), ("1970-01-01T00:00:00.7+00:00", 0),
+    ("0.7", 0), ("-0.5", -1), ("2.5", 2), ("1e3", 1000), ("1577836800.0", 1577836800), ("9007199254740993", 2**53 + 1),
+    ("-9007199254740993", -2**53 - 1), ("nan", None), ("NaN", None), ("inf", None), ("-Infinity", None), ("1e400", None),
+    ("1e19", None), ("99999999999999999999", None), ("soon", None), ("2020-02-30", None), ("2020-01-01T25:00:00", None)])
+def test_time(cell, second, tmp_path):
+    """Rounded down, with their offset; what is neither a date nor a number is counted, and the rest of the log is read."""
+    events, _, report = prepared(tmp_path, f"user,item,time\na,x,{cell}\nb,x,77\n")
+    assert [x["time"] for x in events] == [*([] if second is None else [second]), 77]
+    assert report["dropped rows"] == ({"time that can't be read": 1} if second is None else {})
+
+
+def test_time_of_typed_columns(tmp_path):
+    """As of texts: floats with gaps, integers that no float holds, timestamps of a zone, dates."""
+    noon = pd.Timestamp("2020-01-01T12:00:00.75", tz="Asia/Tokyo")
+    for name, times, found in (("float", [0.7, np.nan, np.inf, 5.0], [0, 5]), ("integer", [2**53 + 1, 7], [2**53 + 1, 7]),
+                               ("zone", [noon, pd.NaT], [1577847600]), ("plain", [noon.tz_localize(None)], [1577880000]),
+                               ("date", [noon.date()], [1577836800])):
+        (tmp_path / name).mkdir()
+        pd.DataFrame({"user": np.arange(len(times)) + 0.0, "item": 1.05, "time": times}).to_parquet(tmp_path / name / "log.parquet")
+        events, _, report = prepared(tmp_path / name, None, ending="parquet")
+        assert [x["time"] for x in events] == found and report["events"] == len(found), name
+        assert {x["item"] for x in events} == {"1.05"} and events[0]["user"] == "0"
 
 
 def rows_of(pairs):

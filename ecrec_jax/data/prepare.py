@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ecrec_jax.data import cell
 from ecrec_jax.types import InputError
 
 COLUMNS = ("user", "item", "time", "type", "quantity", "price", "text")   # of a log, besides the order of its rows
@@ -59,17 +60,14 @@ class Log:
         for key, name in [*wanted.items(), *rules]:
             if name is not None and name not in raw.columns:
                 raise InputError(f"{key}: the log has no column {name!r}; it has {', '.join(map(repr, raw.columns))}")
-        named = {key: raw[name].cast("string").strip() if name is not None else ibis.null("string") for key, name in wanted.items()}
-        number, date = named["time"].try_cast("float64"), named["time"].try_cast("timestamp")
+        named = {key: cell.text(raw[name]) if name is not None else ibis.null("string") for key, name in wanted.items()}
         told = raw.select(
-            row=ibis.row_number(), user=named["user"].replace(".0", "") if raw[self.user].type().is_floating() else named["user"],
-            item=named["item"], time=ibis.coalesce(number, date.epoch_seconds().cast("float64")).cast("int64"),
-            type=ibis.coalesce(named["type"].nullif(""), ibis.literal("event")), quantity=named["quantity"].try_cast("float64"),
-            price=named["price"].try_cast("float64"), text=named["text"].nullif(""),
-            **{f"drop_{i}": raw[name].cast("string").strip() for i, name in enumerate(self.drop or {})},
-            **{f"least_{i}": raw[name].cast("string").try_cast("float64") for i, name in enumerate(self.least or {})})
-        empty = lambda x: x.isnull() | (x == "")  # noqa: E731
-        rules = [(empty(told.user), "without user"), (empty(told.item), "without item"),
+            row=ibis.row_number(), user=named["user"], item=named["item"], time=cell.time(raw[self.time]),
+            type=ibis.coalesce(named["type"], ibis.literal("event")), quantity=cell.number(named["quantity"]),
+            price=cell.number(named["price"]), text=named["text"],
+            **{f"drop_{i}": cell.text(raw[name]) for i, name in enumerate(self.drop or {})},
+            **{f"least_{i}": cell.number(cell.text(raw[name])) for i, name in enumerate(self.least or {})})
+        rules = [(told.user.isnull(), "without user"), (told.item.isnull(), "without item"),
                  (told.time.isnull(), "time that can't be read")]
         rules += [(told[f"drop_{i}"].fill_null("").re_search(f"^(?:{pattern})$"), f"{name} is {pattern}")
                   for i, (name, pattern) in enumerate((self.drop or {}).items())]

@@ -1,0 +1,43 @@
+"""A log's cells as texts, numbers and times: Ibis expressions that mean the same on every engine."""
+
+from typing import Any
+
+NUMBER = r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$"
+WHOLE = r"^[+-]?[0-9]{1,18}$"
+DATE = (r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:[.,][0-9]+)?)?"
+        r"(?: ?(?:Z|([+-])([0-9]{2})(?::?([0-9]{2}))?))?$")
+
+
+def text(column: Any) -> Any:
+    """A column's cells without white space around them, null where there is nothing; whole floats lose their '.0'."""
+    if column.type().is_floating():   # a column of integers with a gap
+        whole = column.try_cast("int64")
+        told = (column == whole).ifelse(whole.cast("string"), column.cast("string"))
+        return (column.isnan() | column.isinf()).ifelse(None, told)
+    return column.cast("string").strip().nullif("")
+
+
+def number(cells: Any) -> Any:
+    """Texts as numbers; null where one is none, or isn't finite."""
+    found = cells.re_search(NUMBER).ifelse(cells.try_cast("float64"), None)
+    return found.isinf().ifelse(None, found)
+
+
+def time(column: Any) -> Any:
+    """Whole seconds, rounded down: since 1970 of dates (ISO 8601 ones where they are texts; without an offset UTC), or the numbers
+    of the log; null where a cell is neither."""
+    if column.type().is_temporal():
+        return seconds(column.cast("timestamp"))
+    cells = text(column)
+    part = lambda i: cells.re_extract(DATE, i)  # noqa: E731
+    local = part(1) + " " + part(2).nullif("").fill_null("00:00") + part(3).nullif("").fill_null(":00")
+    offset = part(5).try_cast("int64").fill_null(0) * 3600 + part(6).try_cast("int64").fill_null(0) * 60
+    date = seconds(local.try_cast("timestamp")) - (part(4) == "-").ifelse(-1, 1) * offset   # engines differ in casting an offset
+    found = number(cells)
+    whole = cells.re_search(WHOLE).ifelse(cells.try_cast("int64"), None)   # a float has 53 bits
+    return whole.fill_null((found.abs() < 9e18).ifelse(found, None).floor().cast("int64")).fill_null(date)
+
+
+def seconds(moment: Any) -> Any:
+    """Timestamps as whole seconds since 1970, rounded down."""
+    return moment.truncate("s").epoch_seconds().cast("float64").cast("int64")   # DuckDB's are floats, whatever Ibis calls them
