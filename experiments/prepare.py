@@ -6,7 +6,6 @@ if __name__ == "__main__":
     huge_pages()
 
 import hashlib
-import itertools
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,9 +14,10 @@ from typing import Any
 
 from ecrec_jax import evaluate, section
 from ecrec_jax.data import file, prepare
+from ecrec_jax.data.engine import started
 from ecrec_jax.types import Facts, InputError
 
-OWN = ("out", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter")   # not a log's
+OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter")   # not a log's
 
 
 def main(config: dict[str, Any]) -> None:
@@ -49,41 +49,19 @@ def main(config: dict[str, Any]) -> None:
     print(f"train on it with data=sequences data.path={out / 'interactions.parquet'}")
 
 
-def connected(config: Mapping[str, Any], folder: Path) -> Any:
-    """DuckDB in this process, which spills to `folder` what doesn't fit into `memory`.
-
-    Raises:
-        InputError: it isn't installed.
-    """
-    try:
-        import duckdb
-        import ibis
-    except ImportError:
-        raise InputError("preparing data needs Ibis and DuckDB: pip install '.[prepare]'") from None
-    more = {"threads": section.checked(config["threads"], int, "threads")} if config["threads"] else {}
-    try:
-        return ibis.duckdb.connect(memory_limit=config["memory"], temp_directory=str(folder / "spill"), **more)
-    except duckdb.Error as error:
-        raise InputError(f"memory is {config['memory']!r}: {str(error).splitlines()[0]}") from None
-
-
 def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) -> dict[str, Any]:
     """Write interactions.parquet and items.parquet; what happened on the way.
 
     Raises:
         InputError: a file that the engine can't read; nothing left.
     """
-    import duckdb
-
-    engine = connected(config, part)
+    engine = started(config["engine"], config["memory"], section.checked(config["threads"], int | None, "threads"), part)
     try:
-        number = itertools.count()
-        keep = lambda table: engine.create_table(f"step_{next(number)}", table, temp=True)  # noqa: E731
-        events = keep(log.events(opened(engine, path, config["names"], config["delimiter"])))
+        events = engine.keep(log.events(engine.read(path, config["names"], config["delimiter"])))
         rows = int(events.count().execute())
         why = events.group_by("why").agg(n=events.count()).to_pyarrow().to_pylist()
         steps, before = [], None
-        for name, left in log.steps(events, keep):
+        for name, left in log.steps(events, engine.keep):
             now = prepare.counts(left)
             if before and steps and steps[-1]["step"] == name:   # another round
                 steps[-1] |= {"dropped": {k: steps[-1]["dropped"][k] + before[k] - now[k] for k in now}, "left": now,
@@ -93,33 +71,17 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
             before = now
             if not now["events"]:
                 raise InputError(f"{path}: no event is left after: {name}")
-        prepare.ordered(left).to_parquet(part / "interactions.parquet", compression="zstd")
-        prepare.described(left).to_parquet(part / "items.parquet", compression="zstd")
+        engine.write(prepare.ordered(left), part / "interactions.parquet")
+        engine.write(prepare.described(left), part / "items.parquet")
         ties = prepare.tied(left)
-    except duckdb.Error as error:
+    except engine.errors as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     finally:
+        engine.close()
         shutil.rmtree(part / "spill", ignore_errors=True)
     dropped = sorted(((x["why"], x["n"]) for x in why if x["why"]), key=lambda x: -x[1])
     return {"rows": rows, "dropped rows": dict(dropped), "steps": steps, **before, "events at the same time of the same user": ties,
             "order of these": "as in the file", "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
-
-
-def opened(engine: Any, path: Path, names: list[str] | None, delimiter: str | None) -> Any:
-    """The log as a table of the engine; `names` are its columns where the file has no header.
-
-    Raises:
-        InputError: an unknown ending.
-    """
-    if path.suffix == ".parquet":
-        return engine.read_parquet(path)
-    if path.suffix in (".jsonl", ".json"):
-        return engine.read_json(path)
-    if path.suffix in (".csv", ".tsv", ".txt", ".gz") or names:
-        more = {"header": False, "names": names} if names else {"header": True}
-        return engine.read_csv(path, all_varchar=True, skip=0, delim=delimiter or ("\t" if path.suffix == ".tsv" else ","), **more)
-    raise InputError(f"path: {path} has the unknown ending {path.suffix!r}; known are .csv, .tsv, .txt, .jsonl, .json, .parquet, "
-                     "and any with names")
 
 
 def told(report: Mapping[str, Any]) -> list[str]:

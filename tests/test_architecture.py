@@ -145,7 +145,8 @@ ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec
         "sklearn": r"ecrec_jax/(metrics\.py|use/)",
         "transformers": r"ecrec_jax/data/tokenise\.py$", "tokenizers": r"ecrec_jax/data/vocabulary\.py$",
         "huggingface_hub": r"ecrec_jax/source\.py$",
-        "grain": r"$^", "absl": r"$^"}
+        "ibis": r"ecrec_jax/data/(cell|engine|prepare)\.py$", "duckdb": r"ecrec_jax/data/engine\.py$",
+        "pyspark": r"ecrec_jax/data/engine\.py$", "grain": r"$^", "absl": r"$^"}
 
 
 @pytest.mark.parametrize("package", ONLY)

@@ -13,14 +13,19 @@ def text(column: Any) -> Any:
     if column.type().is_floating():   # a column of integers with a gap
         whole = column.try_cast("int64")
         told = (column == whole).ifelse(whole.cast("string"), column.cast("string"))
-        return (column.isnan() | column.isinf()).ifelse(None, told)
+        return finite(column).ifelse(told, None)
     return column.cast("string").strip().nullif("")
 
 
 def number(cells: Any) -> Any:
     """Texts as numbers; null where one is none, or isn't finite."""
     found = cells.re_search(NUMBER).ifelse(cells.try_cast("float64"), None)
-    return found.isinf().ifelse(None, found)
+    return finite(found).ifelse(found, None)
+
+
+def finite(numbers: Any) -> Any:
+    """Whether numbers are neither infinite nor nan, which all engines order last (Ibis finds no infinite ones in Spark)."""
+    return numbers.abs() < 1e300
 
 
 def time(column: Any) -> Any:
@@ -32,7 +37,8 @@ def time(column: Any) -> Any:
     part = lambda i: cells.re_extract(DATE, i)  # noqa: E731
     local = part(1) + " " + part(2).nullif("").fill_null("00:00") + part(3).nullif("").fill_null(":00")
     offset = part(5).try_cast("int64").fill_null(0) * 3600 + part(6).try_cast("int64").fill_null(0) * 60
-    date = seconds(local.try_cast("timestamp")) - (part(4) == "-").ifelse(-1, 1) * offset   # engines differ in casting an offset
+    local = cells.re_search(DATE).ifelse(local, None).try_cast("timestamp")   # engines differ in casting offsets and mere times
+    date = seconds(local) - (part(4) == "-").ifelse(-1, 1) * offset
     found = number(cells)
     whole = cells.re_search(WHOLE).ifelse(cells.try_cast("int64"), None)   # a float has 53 bits
     return whole.fill_null((found.abs() < 9e18).ifelse(found, None).floor().cast("int64")).fill_null(date)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ecrec_jax.data import cell
+from ecrec_jax.data.engine import ROW
 from ecrec_jax.types import InputError
 
 COLUMNS = ("user", "item", "time", "type", "quantity", "price", "text")   # of a log, besides the order of its rows
@@ -59,10 +60,10 @@ class Log:
         rules = [*((f"drop.{x}", x) for x in self.drop or ()), *((f"least.{x}", x) for x in self.least or ())]
         for key, name in [*wanted.items(), *rules]:
             if name is not None and name not in raw.columns:
-                raise InputError(f"{key}: the log has no column {name!r}; it has {', '.join(map(repr, raw.columns))}")
+                raise InputError(f"{key}: the log has no column {name!r}; it has {', '.join(map(repr, raw.columns[:-1]))}")
         named = {key: cell.text(raw[name]) if name is not None else ibis.null("string") for key, name in wanted.items()}
         told = raw.select(
-            row=ibis.row_number(), user=named["user"], item=named["item"], time=cell.time(raw[self.time]),
+            row=raw[ROW], user=named["user"], item=named["item"], time=cell.time(raw[self.time]),
             type=ibis.coalesce(named["type"], ibis.literal("event")), quantity=cell.number(named["quantity"]),
             price=cell.number(named["price"]), text=named["text"],
             **{f"drop_{i}": cell.text(raw[name]) for i, name in enumerate(self.drop or {})},
@@ -114,7 +115,7 @@ def described(events: Any) -> Any:
     texts = events.group_by("item", "text").agg(n=events.count(), row=events.row.min())
     best = ibis.window(group_by="item", order_by=[texts.text.isnull(), ibis.desc("n"), "row"])
     text = texts.mutate(place=ibis.row_number().over(best)).filter(lambda t: t.place == 0).select("item", "text")
-    other = events.group_by("item").agg(price=events.price.median(), events=events.count(), first=events.row.min())
+    other = events.group_by("item").agg(price=events.price.median().round(6), events=events.count(), first=events.row.min())
     return other.join(text, "item").order_by("first").select("item", "text", "price", "events")
 
 

@@ -1,0 +1,145 @@
+"""What computes the expressions of data/prepare.py: DuckDB in this process, or Spark in its local mode."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ecrec_jax.types import InputError
+
+ROW = "number of the row"   # a column of what is read, growing with the rows
+TEXTS = (".csv", ".tsv", ".txt", ".gz")
+
+
+def started(name: str, memory: str, threads: int | None, folder: Path) -> "Duckdb | Spark":
+    """An engine with at most `memory` that writes what doesn't fit, and nothing else, below `folder`.
+
+    Raises:
+        InputError: no engine of that name; it isn't installed or can't be started.
+    """
+    if name not in ("duckdb", "pyspark"):
+        raise InputError(f"engine is {name!r}, must be duckdb or pyspark")
+    return (Duckdb if name == "duckdb" else Spark)(memory, threads, folder)
+
+
+class Duckdb:
+    """DuckDB, embedded."""
+
+    def __init__(self, memory: str, threads: int | None, folder: Path):
+        try:
+            import duckdb
+            import ibis
+        except ImportError:
+            raise InputError("preparing data needs Ibis and DuckDB: pip install '.[prepare]'") from None
+        self.errors, self.made = (duckdb.Error,), 0
+        more = {"threads": threads} if threads else {}
+        try:
+            self.ibis = ibis.duckdb.connect(memory_limit=memory, temp_directory=str(folder / "spill"), **more)
+        except duckdb.Error as error:
+            raise InputError(f"memory is {memory!r}: {str(error).splitlines()[0]}") from None
+        self.ibis.raw_sql("SET TimeZone = 'UTC'")
+
+    def read(self, path: Path, names: list[str] | None, delimiter: str | None) -> Any:
+        """The log and `ROW`; `names` are its columns where the file has no header."""
+        import ibis
+
+        if path.suffix == ".parquet":
+            table = self.ibis.read_parquet(path)
+        elif path.suffix in (".jsonl", ".json"):   # cells as they are written: dates and numbers are ours to find
+            columns = self.ibis.read_json(path, format="newline_delimited", sample_size=-1).columns
+            table = self.ibis.read_json(path, format="newline_delimited", columns=dict.fromkeys(columns, "VARCHAR"))
+        else:
+            more = {"header": False, "names": names} if names else {"header": True}
+            table = self.ibis.read_csv(path, all_varchar=True, skip=0, delim=between(path, names, delimiter), quote='"', escape='"',
+                                       **more)
+        return table.mutate(**{ROW: ibis.row_number()})
+
+    def keep(self, table: Any) -> Any:
+        """The same table, computed."""
+        self.made += 1
+        return self.ibis.create_table(f"step_{self.made}", table, temp=True)
+
+    def write(self, table: Any, path: Path) -> None:
+        """One Parquet file with the rows in order."""
+        table.to_parquet(path, compression="zstd")
+
+    def close(self) -> None:
+        """End it."""
+        self.ibis.disconnect()
+
+
+class Spark:
+    """Spark in its local mode; its tables are kept as Parquet files below the folder."""
+
+    def __init__(self, memory: str, threads: int | None, folder: Path):
+        try:
+            import ibis
+            from py4j.protocol import Py4JJavaError
+            from pyspark.errors import PySparkException
+            from pyspark.sql import SparkSession
+        except ImportError:
+            raise InputError("engine=pyspark needs Ibis, PySpark and Java: pip install '.[spark]'") from None
+        size = re.fullmatch(r"(\d+) ?([kmgt])i?b", memory.lower())
+        if size is None:
+            raise InputError(f"memory is {memory!r}, must be a size like 4GB")
+        self.errors, self.folder, self.made = (PySparkException, Py4JJavaError), folder / "spill", 0
+        said = {"spark.driver.memory": size[1] + size[2], "spark.local.dir": str(self.folder), "spark.ui.enabled": "false",
+                "spark.sql.shuffle.partitions": "16", "spark.ui.showConsoleProgress": "false",
+                "spark.sql.warehouse.dir": str(self.folder / "warehouse")}
+        try:
+            self.session = SparkSession.builder.master(f"local[{threads or '*'}]").config(map=said).getOrCreate()
+        except self.errors as error:
+            raise InputError(f"engine=pyspark: Spark can't be started, is Java there? ({str(error).splitlines()[0]})") from None
+        self.session.sparkContext.setLogLevel("OFF")
+        self.ibis = ibis.pyspark.connect(self.session)
+
+    def read(self, path: Path, names: list[str] | None, delimiter: str | None) -> Any:
+        """The log and `ROW`; `names` are its columns where the file has no header."""
+        from pyspark.sql import functions
+
+        reader = self.session.read.option("mode", "FAILFAST")
+        if path.suffix == ".parquet":
+            table = reader.parquet(str(path))
+        elif path.suffix in (".jsonl", ".json"):
+            table = reader.json(str(path), primitivesAsString=True)
+        else:   # a quoted cell may hold a line's end, so the file is read in one piece
+            table = reader.csv(str(path), sep=between(path, names, delimiter), header=not names, multiLine=True, escape='"',
+                               schema=", ".join(f"`{name}` STRING" for name in names) if names else None)
+        table.select("*", functions.monotonically_increasing_id().alias(ROW)).createOrReplaceTempView("log")
+        return self.ibis.table("log")
+
+    def keep(self, table: Any) -> Any:
+        """The same table, computed."""
+        self.made += 1
+        path = self.folder / f"step_{self.made}"
+        self.session.sql(self.ibis.compile(table)).write.parquet(str(path))
+        return self.ibis.read_parquet(path)
+
+    def write(self, table: Any, path: Path) -> None:
+        """One Parquet file with the rows in order."""
+        import pyarrow.parquet as pq
+
+        parts = self.folder / "parts"
+        self.session.sql(self.ibis.compile(table)).write.parquet(str(parts))
+        files = sorted(parts.glob("part-*.parquet"))   # ranges of the order, numbered
+        with pq.ParquetWriter(path, pq.read_schema(files[0]).remove_metadata(), compression="zstd") as writer:
+            for file in files:
+                for batch in pq.ParquetFile(file).iter_batches(1 << 16):
+                    writer.write_batch(batch.replace_schema_metadata(None))
+        shutil.rmtree(parts)
+
+    def close(self) -> None:
+        """End it."""
+        self.session.stop()
+
+
+def between(path: Path, names: list[str] | None, delimiter: str | None) -> str:
+    """What stands between the cells of a text.
+
+    Raises:
+        InputError: an ending that isn't known.
+    """
+    if path.suffix not in TEXTS and not names:
+        raise InputError(f"path: {path} has the unknown ending {path.suffix!r}; known are {', '.join(TEXTS)}, .jsonl, .json, "
+                         ".parquet, and any with names")
+    return delimiter or ("\t" if path.suffix == ".tsv" else ",")

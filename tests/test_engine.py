@@ -1,0 +1,93 @@
+"""DuckDB and Spark write the same rows. Skipped without PySpark and Java: docs/prepare.md says how to run it."""
+
+import json
+import shutil
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ecrec_jax.data import prepare
+from tests.test_commands import call
+
+pytest.importorskip("pyspark")
+if shutil.which("java") is None:
+    pytest.skip("no Java", allow_module_level=True)
+
+TIMES = ["2020-01-01T02:00:00+02:00", "2020-01-01 00:00:00Z", "2019-12-31T19:00:00.5-0500", "2020-01-01", "nan", "inf", "-Infinity",
+         "0.7", "-0.5", "9007199254740993", "9007199254740992", "1e3", "1577836800.9", "soon", "", " 77 ", "2020-02-30", "1e400",
+         "99999999999999999999", "1970-01-01T00:00:00+14:00", "+5", "7.", "1_000", "0x10", "1d", "1f", "5L"]
+NAMES = ['a "quoted" name', "two\nlines", "crème brûlée", "日本語のタイトル", "👟 shoes, red", "", "  space ", "tab\there", "it's",
+         "back\\slash", "İstanbul", "NULL", "null", "\u00a0wide\u00a0", '"']
+KINDS = ["view", "buy", "", "C1", "C\nx"]
+PRICES = ["1.25", "1.65", "nan", "inf", "", "-3", "0.1", "0.2", "1e-7", "abc", "1e400"]
+
+
+def adversarial():
+    """Every strange cell beside every other one sooner or later, with repeated rows and equal times."""
+    rows = [{"user": ["u1", "u2", "é", " u1", "", "10.0", "7", "Ü x"][i % 8], "item": ["i1", "i2", "i3", "", "商品"][i * 7 % 5],
+             "time": TIMES[i * 5 % len(TIMES)], "type": KINDS[i % 3 * (i % 2) + i // 50 % 3], "quantity": str(i % 4 - 1),
+             "price": PRICES[i % len(PRICES)], "text": NAMES[i * 11 % len(NAMES)]} for i in range(1200)]
+    return pd.DataFrame([*rows, *rows[:300]])
+
+
+def both(folder, *words):
+    """[(interactions, items, report)] of the two engines."""
+    found = []
+    for engine in ("duckdb", "pyspark"):
+        out = folder / engine
+        assert call("prepare", f"out={out}", f"engine={engine}", *words) == 0
+        tables = [pq.read_table(out / f"{name}.parquet") for name in ("interactions", "items")]
+        assert prepare.digest(out / "interactions.parquet") == json.loads((out / "report.json").read_text())[
+            "sha256 of the interactions"]
+        assert not list(out.glob("spill*"))
+        found.append((*tables, json.loads((out / "report.json").read_text())))
+    return found
+
+
+def equal(folder, *words):
+    """The interactions, after both engines wrote the same."""
+    ours, theirs = both(folder, *words)
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        assert [(x.name, x.type) for x in mine.schema] == [(x.name, x.type) for x in other.schema]
+        assert mine.to_pylist() == other.to_pylist()
+    assert ours[2] == theirs[2]
+    return ours[0].to_pylist()
+
+
+def test_online_retail(tmp_path):
+    assert len(equal(tmp_path, "log=online_retail")) == 366555
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet", "data"])
+def test_adversarial(ending, tmp_path):
+    table, path = adversarial(), tmp_path / f"log.{ending}"
+    {"csv": lambda: table.to_csv(path, index=False), "tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+     "jsonl": lambda: table.to_json(path, orient="records", lines=True), "parquet": lambda: table.to_parquet(path),
+     "data": lambda: table.to_csv(path, index=False, header=False, sep="|")}[ending]()
+    more = [f"names=[{','.join(table.columns)}]", "delimiter='|'"] if ending == "data" else []
+    events = equal(tmp_path, f"path={path}", "type=type", "quantity=quantity", "price=price", "text=text", "drop={type: C.*}",
+                   "least={quantity: 0}", "core=2", "most_a_minute=300", *more)
+    assert len(events) > 100 and {x["user"] for x in events} >= {"u1", "é"}
+
+
+def test_typed_columns(tmp_path):
+    """Floats with gaps, big integers, timestamps of a zone and without one."""
+    for name, times in (("zone", pa.array([0, 1_500_000, None, -1], pa.timestamp("us", "Asia/Tokyo"))),
+                        ("plain", pa.array([0, 1_500_000, None, -1], pa.timestamp("us"))),
+                        ("float", pa.array([0.7, float("nan"), float("inf"), 5.0])),
+                        ("big", pa.array([2**53 + 1, 2**53, None, 7]))):
+        (tmp_path / name).mkdir()
+        table = pa.table({"user": pa.array([1.0, None, 2.5, 3.0]), "item": pa.array([7, 8, 9, 10]), "time": times})
+        pq.write_table(table, tmp_path / name / "log.parquet")
+        assert equal(tmp_path / name, f"path={tmp_path / name / 'log.parquet'}"), name
+
+
+def test_refused(tmp_path, capsys):
+    """In one sentence of ours on either engine."""
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\na,b,1\na,b,c,d,2\n")
+    for words, said in (([], "log.csv"), (["memory=lots"], "lots"), (["item=thing"], "no column 'thing'")):
+        assert call("prepare", f"path={path}", f"out={tmp_path / 'out'}", "engine=pyspark", *words) == 2
+        assert said in capsys.readouterr().err.strip().splitlines()[-1] and not (tmp_path / "out").exists()
