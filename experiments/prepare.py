@@ -72,7 +72,7 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
             if not now["events"]:
                 raise InputError(f"{path}: no event is left after: {name}")
         engine.write(prepare.ordered(left), part / "interactions.parquet")
-        engine.write(prepare.described(left), part / "items.parquet")
+        engine.write(log.described(left), part / "items.parquet")
         ties = prepare.tied(left)
     except engine.errors as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
@@ -104,7 +104,7 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [f"- {line}" for line in told(report)]
     columns = ("`interactions.parquet`: user, item, time (seconds since 1970, or the number of the log), type, quantity, price; "
                "users in the order of their first event, each user's events by time, then as in the log. `items.parquet`: item, "
-               "its most frequent text, median price, events.")
+               "its most frequent text, median price, events, and its attributes, of which the most frequent one is kept too.")
     return "\n".join(["# A log, cleaned", "", *about, "", "## Steps", "", *lines, "", "## Files", "", columns, ""])
 
 

@@ -28,7 +28,8 @@ def adversarial():
     """Every strange cell beside every other one sooner or later, with repeated rows and equal times."""
     rows = [{"user": ["u1", "u2", "é", " u1", "", "10.0", "7", "Ü x"][i % 8], "item": ["i1", "i2", "i3", "", "商品"][i * 7 % 5],
              "time": TIMES[i * 5 % len(TIMES)], "type": KINDS[i % 3 * (i % 2) + i // 50 % 3], "quantity": str(i % 4 - 1),
-             "price": PRICES[i % len(PRICES)], "text": NAMES[i * 11 % len(NAMES)]} for i in range(1200)]
+             "price": PRICES[i % len(PRICES)], "text": NAMES[i * 11 % len(NAMES)],
+             "brand": NAMES[i * 13 % 7]} for i in range(1200)]
     return pd.DataFrame([*rows, *rows[:300]])
 
 
@@ -67,8 +68,8 @@ def test_adversarial(ending, tmp_path):
      "jsonl": lambda: table.to_json(path, orient="records", lines=True), "parquet": lambda: table.to_parquet(path),
      "data": lambda: table.to_csv(path, index=False, header=False, sep="|")}[ending]()
     more = [f"names=[{','.join(table.columns)}]", "delimiter='|'"] if ending == "data" else []
-    events = equal(tmp_path, f"path={path}", "type=type", "quantity=quantity", "price=price", "text=text", "drop={type: C.*}",
-                   "least={quantity: 0}", "core=2", "most_a_minute=300", *more)
+    events = equal(tmp_path, f"path={path}", "type=type", "quantity=quantity", "price=price", "text=text", "attributes=[brand]",
+                   "drop={type: C.*}", "least={quantity: 0}", "core=2", "most_a_minute=300", *more)
     assert len(events) > 100 and {x["user"] for x in events} >= {"u1", "é"}
 
 

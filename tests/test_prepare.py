@@ -84,6 +84,16 @@ def test_time_of_typed_columns(tmp_path):
         assert {x["item"] for x in events} == {"1.05"} and events[0]["user"] == "0"
 
 
+def test_attributes(tmp_path):
+    """Of each the most frequent one, of equals the first; what is missing counts for nothing, and what was dropped neither."""
+    text = ("user,item,time,brand,size name\na,x,1,Acme,4\na,x,2,,4\nb,x,3,,5\nb,x,4,acme,5\nb,y,5,,\n,y,6,Lost,1\n"
+            "c,z,7,\"Ünï, Ltd\",1.0\n")
+    _, items, _ = prepared(tmp_path, text, "attributes=[brand,'size name']")
+    assert items == [{"item": "x", "text": None, "price": None, "events": 4, "brand": "Acme", "size name": "4"},
+                     {"item": "y", "text": None, "price": None, "events": 1, "brand": None, "size name": None},
+                     {"item": "z", "text": None, "price": None, "events": 1, "brand": "Ünï, Ltd", "size name": "1.0"}]
+
+
 def rows_of(pairs):
     """A log with these (user, item), one a second."""
     return "user,item,time\n" + "".join(f"u{u},i{i},{t}\n" for t, (u, i) in enumerate(pairs))
@@ -140,7 +150,9 @@ def test_the_same_from_every_format_and_number_of_threads(ending, tmp_path):
 @pytest.mark.parametrize("words,said", [
     (["item=thing"], "item: the log has no column 'thing'; it has 'user', 'item', 'time'"), (["core=9"], "no event is left after"),
     (["drop={shape: C}"], "drop.shape: the log has no column"), (["drop={item: '('}"], "not a regular expression"),
-    (["core=0"], "core is 0"), (["path=none.csv"], "none.csv"), (["sha256=abc"], "sha256 says abc"), (["log=nothing"], "nothing"),
+    (["core=0"], "core is 0"), (["attributes=[brand]"], "attributes: the log has no column 'brand'"),
+    (["attributes=[item]"], "'item' is a column of items.parquet already"), (["engine=polars"], "engine is 'polars'"),
+    (["path=none.csv"], "none.csv"), (["sha256=abc"], "sha256 says abc"), (["log=nothing"], "nothing"),
     (["memory=lots"], "lots"), (["core=many"], "core is 'many'"), (["path=null"], "path is not set")])
 def test_refused(words, said, tmp_path, capsys):
     """In one sentence, and nothing is written."""

@@ -13,6 +13,7 @@ from ecrec_jax.types import InputError
 
 COLUMNS = ("user", "item", "time", "type", "quantity", "price", "text")   # of a log, besides the order of its rows
 FOUND = ("user", "item", "time", "type", "quantity", "price")             # of what is written
+TOLD = ("item", "text", "price", "events")                                # of the items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Log:
     quantity: str | None
     price: str | None
     text: str | None
+    attributes: list[str] | None
     drop: dict[str, str] | None
     least: dict[str, float | int] | None
     duplicates: bool
@@ -47,6 +49,9 @@ class Log:
         for key in ("most_events", "most_a_minute", "core"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}, must be at least 1")
+        for name in self.attributes or ():
+            if name in TOLD:
+                raise InputError(f"attributes: {name!r} is a column of items.parquet already; rename the log's")
 
     def events(self, raw: Any) -> Any:
         """The log under our names with the number of every row and the first reason to drop it (null: none).
@@ -57,7 +62,8 @@ class Log:
         import ibis
 
         wanted = dict(zip(COLUMNS, (self.user, self.item, self.time, self.type, self.quantity, self.price, self.text), strict=True))
-        rules = [*((f"drop.{x}", x) for x in self.drop or ()), *((f"least.{x}", x) for x in self.least or ())]
+        rules = [*((f"drop.{x}", x) for x in self.drop or ()), *((f"least.{x}", x) for x in self.least or ()),
+                 *(("attributes", x) for x in self.attributes or ())]
         for key, name in [*wanted.items(), *rules]:
             if name is not None and name not in raw.columns:
                 raise InputError(f"{key}: the log has no column {name!r}; it has {', '.join(map(repr, raw.columns[:-1]))}")
@@ -66,6 +72,7 @@ class Log:
             row=raw[ROW], user=named["user"], item=named["item"], time=cell.time(raw[self.time]),
             type=ibis.coalesce(named["type"], ibis.literal("event")), quantity=cell.number(named["quantity"]),
             price=cell.number(named["price"]), text=named["text"],
+            **{f"attribute_{i}": cell.text(raw[name]) for i, name in enumerate(self.attributes or [])},
             **{f"drop_{i}": cell.text(raw[name]) for i, name in enumerate(self.drop or {})},
             **{f"least_{i}": cell.number(cell.text(raw[name])) for i, name in enumerate(self.least or {})})
         rules = [(told.user.isnull(), "without user"), (told.item.isnull(), "without item"),
@@ -74,7 +81,8 @@ class Log:
                   for i, (name, pattern) in enumerate((self.drop or {}).items())]
         rules += [(~(told[f"least_{i}"] >= least).fill_null(False), f"{name} below {least:g}")
                   for i, (name, least) in enumerate((self.least or {}).items())]
-        return told.mutate(why=ibis.cases(*rules, else_=ibis.null("string"))).select("row", *COLUMNS, "why")
+        return told.mutate(why=ibis.cases(*rules, else_=ibis.null("string"))).select(
+            "row", *COLUMNS, *(f"attribute_{i}" for i in range(len(self.attributes or []))), "why")
 
     def steps(self, events: Any, keep: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
         """(what was done, the events that are left), one step after the other; `keep` makes the engine hold a result."""
@@ -101,6 +109,14 @@ class Log:
             left = keep(left)
             yield f"users and items with fewer than {self.core} events", left
 
+    def described(self, events: Any) -> Any:
+        """Of every item its most frequent text, median price, events and most frequent attributes, the first items first."""
+        names = {f"attribute_{i}": name for i, name in enumerate(self.attributes or [])}
+        found = events.group_by("item").agg(price=events.price.median().round(6), events=events.count(), first=events.row.min())
+        for column in ("text", *names):
+            found = found.join(commonest(events, column), "item")
+        return found.order_by("first").select(*TOLD, **{new: found[old] for old, new in names.items()})
+
 
 def ordered(events: Any) -> Any:
     """The events to be written: users in the order of their first row, each user's by time, then as in the file."""
@@ -108,15 +124,13 @@ def ordered(events: Any) -> Any:
     return first.order_by("first", "time", "row").select(*FOUND)
 
 
-def described(events: Any) -> Any:
-    """Of every item its most frequent text (of equals the one that came first), median price and events, the first ones first."""
+def commonest(events: Any, column: str) -> Any:
+    """(item, its most frequent value of a column; of equals the one that came first; null where there is none)."""
     import ibis
 
-    texts = events.group_by("item", "text").agg(n=events.count(), row=events.row.min())
-    best = ibis.window(group_by="item", order_by=[texts.text.isnull(), ibis.desc("n"), "row"])
-    text = texts.mutate(place=ibis.row_number().over(best)).filter(lambda t: t.place == 0).select("item", "text")
-    other = events.group_by("item").agg(price=events.price.median().round(6), events=events.count(), first=events.row.min())
-    return other.join(text, "item").order_by("first").select("item", "text", "price", "events")
+    found = events.group_by("item", column).agg(n=events.count(), row=events.row.min())
+    best = ibis.window(group_by="item", order_by=[found[column].isnull(), ibis.desc("n"), "row"])
+    return found.mutate(place=ibis.row_number().over(best)).filter(lambda t: t.place == 0).select("item", column)
 
 
 def counts(events: Any) -> dict[str, int]:
