@@ -8,16 +8,21 @@ if __name__ == "__main__":
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ecrec_jax import evaluate, section
-from ecrec_jax.data import file, prepare
+from ecrec_jax.data import file, personal, prepare
 from ecrec_jax.data.engine import started
 from ecrec_jax.types import Facts, InputError
 
-OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter")   # not a log's
+OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter",
+       "personal", "countries")   # not a log's
 
 
 def main(config: dict[str, Any]) -> None:
@@ -74,14 +79,31 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
         engine.write(prepare.ordered(left), part / "interactions.parquet")
         engine.write(log.described(left), part / "items.parquet")
         ties = prepare.tied(left)
+        hidden = impersonal(config, log.attributes or [], part / "items.parquet")
     except engine.errors as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     finally:
         engine.close()
         shutil.rmtree(part / "spill", ignore_errors=True)
     dropped = sorted(((x["why"], x["n"]) for x in why if x["why"]), key=lambda x: -x[1])
-    return {"rows": rows, "dropped rows": dict(dropped), "steps": steps, **before, "events at the same time of the same user": ties,
-            "order of these": "as in the file", "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
+    return {"rows": rows, "dropped rows": dict(dropped), "steps": steps, **before, **hidden,
+            "events at the same time of the same user": ties, "order of these": "as in the file",
+            "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
+
+
+def impersonal(config: Mapping[str, Any], attributes: Sequence[str], items: Path) -> dict[str, Any]:
+    """Mask or drop what is personal in the texts of items.parquet; what was found."""
+    how = section.checked(config["personal"], Literal["keep", "mask", "drop"], "personal")
+    if how == "keep":
+        return {}
+    countries = section.checked(config["countries"], list[str] | None, "countries") or []
+    table, count = pq.read_table(items), Counter({"texts": 0})
+    for name in ("text", *attributes):
+        texts, more = personal.cleaned(table[name].to_pylist(), how, countries)
+        count.update(more)
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(texts, pa.string()))
+    pq.write_table(table, items, compression="zstd")
+    return {"personal data": {"what was done": how, "found": dict(count)}}
 
 
 def told(report: Mapping[str, Any]) -> list[str]:
@@ -91,6 +113,10 @@ def told(report: Mapping[str, Any]) -> list[str]:
     for step in report["steps"]:
         lost, rounds = step["dropped"], f", {step['rounds']} rounds" if "rounds" in step else ""
         lines.append(f"dropped {lost['events']:,} events, {lost['users']:,} users, {lost['items']:,} items: {step['step']}{rounds}")
+    if "personal data" in report:
+        done, kinds = report["personal data"]["what was done"], dict(report["personal data"]["found"])
+        lines.append(f"personal data in {kinds.pop('texts'):,} of the items' texts, {done}{'p' * (done == 'drop')}ed: "
+                     + (", ".join(f"{n:,} {kind}" for kind, n in kinds.items()) or "none"))
     lines.append(f"left {report['events']:,} events of {report['users']:,} users and {report['items']:,} items")
     if report["events at the same time of the same user"]:
         lines.append(f"{report['events at the same time of the same user']:,} events share their time with another one of the same "

@@ -94,6 +94,24 @@ def test_attributes(tmp_path):
                      {"item": "z", "text": None, "price": None, "events": 1, "brand": "Ünï, Ltd", "size name": "1.0"}]
 
 
+def test_personal_data(tmp_path, capsys):
+    """Masked or dropped in the items' texts and attributes, counted in the report, left alone unless asked for."""
+    text = ("user,item,time,text,seller\na,x,1,\"Cup, ask jo@example.com or +44 20 7946 0018\",www.example.com\n"
+            "a,y,2,Plate 12 x 34 cm order 4155552671,Acme\na,z,3,,020 7946 0018\n")
+    kept = [("Cup, ask jo@example.com or +44 20 7946 0018", "www.example.com"), ("Plate 12 x 34 cm order 4155552671", "Acme"),
+            (None, "020 7946 0018")]
+    masked = [("Cup, ask [email] or [phone]", "[web]"), kept[1], (None, "[phone]")]
+    count = {"email": 1, "phone": 2, "web": 1, "texts": 3}
+    for how, found, words in (("keep", kept, []), ("mask", masked, ["personal=mask", "countries=[GB]"]),
+                              ("drop", [(None, None), kept[1], (None, None)], ["personal=drop", "countries=[GB]"])):
+        (tmp_path / how).mkdir()
+        _, items, report = prepared(tmp_path / how, text, "text=text", "attributes=[seller]", *words)
+        assert [(x["text"], x["seller"]) for x in items] == found
+        assert report.get("personal data") == ({"what was done": how, "found": count} if words else None)
+    said = capsys.readouterr().out
+    assert "personal data in 3 of the items' texts, masked: 1 email, 2 phone, 1 web" in said and "texts, dropped: 1" in said
+
+
 def rows_of(pairs):
     """A log with these (user, item), one a second."""
     return "user,item,time\n" + "".join(f"u{u},i{i},{t}\n" for t, (u, i) in enumerate(pairs))
@@ -152,6 +170,7 @@ def test_the_same_from_every_format_and_number_of_threads(ending, tmp_path):
     (["drop={shape: C}"], "drop.shape: the log has no column"), (["drop={item: '('}"], "not a regular expression"),
     (["core=0"], "core is 0"), (["attributes=[brand]"], "attributes: the log has no column 'brand'"),
     (["attributes=[item]"], "'item' is a column of items.parquet already"), (["engine=polars"], "engine is 'polars'"),
+    (["personal=hide"], "personal is 'hide'"), (["personal=mask", "countries=[UK]"], "countries: 'UK' is unknown"),
     (["path=none.csv"], "none.csv"), (["sha256=abc"], "sha256 says abc"), (["log=nothing"], "nothing"),
     (["memory=lots"], "lots"), (["core=many"], "core is 'many'"), (["path=null"], "path is not set")])
 def test_refused(words, said, tmp_path, capsys):
