@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecrec_jax import evaluate, section
-from ecrec_jax.data import file, personal, prepare
+from ecrec_jax.data import file, near, personal, prepare
 from ecrec_jax.data.engine import started
 from ecrec_jax.types import Facts, InputError
 
 OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter",
-       "personal", "countries")   # not a log's
+       "near_duplicates", "personal", "countries")   # not a log's
 
 
 def main(config: dict[str, Any]) -> None:
@@ -61,10 +61,14 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
         InputError: a file that the engine can't read; nothing left.
     """
     engine = started(config["engine"], config["memory"], section.checked(config["threads"], int | None, "threads"), part)
+    same = {}
     try:
         events = engine.keep(log.events(engine.read(path, config["names"], config["delimiter"])))
         rows = int(events.count().execute())
         why = events.group_by("why").agg(n=events.count()).to_pyarrow().to_pylist()
+        if config["near_duplicates"] is not None:
+            same = joined(config["near_duplicates"], log, events, part / "merged.parquet")
+            events = engine.keep(prepare.renamed(events, engine.ibis.read_parquet(part / "merged.parquet")))
         steps, before = [], None
         for name, left in log.steps(events, engine.keep):
             now = prepare.counts(left)
@@ -86,9 +90,22 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
         engine.close()
         shutil.rmtree(part / "spill", ignore_errors=True)
     dropped = sorted(((x["why"], x["n"]) for x in why if x["why"]), key=lambda x: -x[1])
-    return {"rows": rows, "dropped rows": dict(dropped), "steps": steps, **before, **hidden,
+    return {"rows": rows, "dropped rows": dict(dropped), **same, "steps": steps, **before, **hidden,
             "events at the same time of the same user": ties, "order of these": "as in the file",
             "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
+
+
+def joined(threshold: Any, log: prepare.Log, events: Any, path: Path) -> dict[str, Any]:
+    """Write to `path` which items are merged into which, because their texts are near-duplicates; how many."""
+    threshold = section.checked(threshold, float, "near_duplicates")
+    if log.text is None:
+        raise InputError("near_duplicates compares the items' texts: name their column, text=…")
+    items = log.described(events.filter(events.why.isnull())).select("item", "text").to_pyarrow()
+    found = near.merged(items["item"].to_pylist(), items["text"].to_pylist(), threshold)
+    schema = pa.schema({"item": pa.string(), "into": pa.string(), "alike": pa.float64()})
+    rows = [dict(zip(schema.names, pair, strict=True)) for pair in found]
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
+    return {"near-duplicates": {"threshold": threshold, "items merged": len(found), "into others": len({x for _, x, _ in found})}}
 
 
 def impersonal(config: Mapping[str, Any], attributes: Sequence[str], items: Path) -> dict[str, Any]:
@@ -110,6 +127,10 @@ def told(report: Mapping[str, Any]) -> list[str]:
     """What happened, a line each."""
     lines = [f"{report['rows']:,} rows"]
     lines += [f"dropped {n:,}: {why}" for why, n in report["dropped rows"].items()]
+    if "near-duplicates" in report:
+        said = report["near-duplicates"]
+        lines.append(f"merged {said['items merged']:,} items into {said['into others']:,} others whose texts are at least "
+                     f"{said['threshold']:g} alike")
     for step in report["steps"]:
         lost, rounds = step["dropped"], f", {step['rounds']} rounds" if "rounds" in step else ""
         lines.append(f"dropped {lost['events']:,} events, {lost['users']:,} users, {lost['items']:,} items: {step['step']}{rounds}")
@@ -131,6 +152,8 @@ def page(report: Mapping[str, Any]) -> str:
     columns = ("`interactions.parquet`: user, item, time (seconds since 1970, or the number of the log), type, quantity, price; "
                "users in the order of their first event, each user's events by time, then as in the log. `items.parquet`: item, "
                "its most frequent text, median price, events, and its attributes, of which the most frequent one is kept too.")
+    if "near-duplicates" in report:
+        columns += " `merged.parquet`: item, the item whose id its events have now, how alike their texts are (0 to 1)."
     return "\n".join(["# A log, cleaned", "", *about, "", "## Steps", "", *lines, "", "## Files", "", columns, ""])
 
 

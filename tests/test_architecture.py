@@ -146,7 +146,8 @@ ONLY = {"hydra": r"experiments/", "omegaconf": r"experiments/", "wandb": r"ecrec
         "transformers": r"ecrec_jax/data/tokenise\.py$", "tokenizers": r"ecrec_jax/data/vocabulary\.py$",
         "huggingface_hub": r"ecrec_jax/source\.py$",
         "ibis": r"ecrec_jax/data/(cell|engine|prepare)\.py$", "duckdb": r"ecrec_jax/data/engine\.py$",
-        "phonenumbers": r"ecrec_jax/data/personal\.py$", "pyspark": r"ecrec_jax/data/engine\.py$", "grain": r"$^", "absl": r"$^"}
+        "pyspark": r"ecrec_jax/data/engine\.py$", "datasketch": r"ecrec_jax/data/near\.py$",
+        "phonenumbers": r"ecrec_jax/data/personal\.py$", "grain": r"$^", "absl": r"$^"}
 
 
 @pytest.mark.parametrize("package", ONLY)

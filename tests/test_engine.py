@@ -54,11 +54,23 @@ def equal(folder, *words):
         assert [(x.name, x.type) for x in mine.schema] == [(x.name, x.type) for x in other.schema]
         assert mine.to_pylist() == other.to_pylist()
     assert ours[2] == theirs[2]
-    return ours[0].to_pylist()
+    for name in ("merged.parquet", "DATA.md"):
+        found = [folder / engine / name for engine in ("duckdb", "pyspark")]
+        assert found[0].exists() == found[1].exists() and (not found[0].exists() or found[0].read_bytes() == found[1].read_bytes())
+    return ours[0].to_pylist(), ours[2]
 
 
 def test_online_retail(tmp_path):
-    assert len(equal(tmp_path, "log=online_retail")) == 366555
+    assert len(equal(tmp_path, "log=online_retail")[0]) == 366555
+
+
+def test_near_duplicates_and_personal_data(tmp_path):
+    """Python's part is the same after either engine."""
+    rows = [(f"u{i % 9}", f"i{i % 40}", i, f"{['Red', 'red', 'Green'][i % 40 % 3]} cup {i % 40 // 4}, ask jo@example.com")
+            for i in range(400)]
+    pd.DataFrame(rows, columns=["user", "item", "time", "text"]).to_csv(tmp_path / "log.csv", index=False)
+    events, report = equal(tmp_path, f"path={tmp_path / 'log.csv'}", "text=text", "near_duplicates=0.8", "personal=mask", "core=3")
+    assert events and report["near-duplicates"]["items merged"] > 5 and report["personal data"]["found"]["email"] > 5
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet", "data"])
@@ -68,7 +80,7 @@ def test_adversarial(ending, tmp_path):
      "jsonl": lambda: table.to_json(path, orient="records", lines=True), "parquet": lambda: table.to_parquet(path),
      "data": lambda: table.to_csv(path, index=False, header=False, sep="|")}[ending]()
     more = [f"names=[{','.join(table.columns)}]", "delimiter='|'"] if ending == "data" else []
-    events = equal(tmp_path, f"path={path}", "type=type", "quantity=quantity", "price=price", "text=text", "attributes=[brand]",
+    events, _ = equal(tmp_path, f"path={path}", "type=type", "quantity=quantity", "price=price", "text=text", "attributes=[brand]",
                    "drop={type: C.*}", "least={quantity: 0}", "core=2", "most_a_minute=300", *more)
     assert len(events) > 100 and {x["user"] for x in events} >= {"u1", "é"}
 

@@ -31,10 +31,15 @@ WORDS = ["user=who", "item=what", "time=when", "type=kind", "quantity=count", "p
 
 def prepared(folder, text, *words, ending="csv"):
     """(interactions, items, report) that the command leaves."""
+    return prepared_with(folder, text, set(), *words, ending=ending)
+
+
+def prepared_with(folder, text, more, *words, ending="csv"):
+    """The same, and more files."""
     path = written(folder / f"log.{ending}", text) if text is not None else folder / f"log.{ending}"
     assert call("prepare", f"path={path}", f"out={folder / 'out'}", *words) == 0
     out = folder / "out"
-    assert sorted(x.name for x in out.iterdir()) == ["DATA.md", "interactions.parquet", "items.parquet", "report.json"]
+    assert {x.name for x in out.iterdir()} == {"DATA.md", "interactions.parquet", "items.parquet", "report.json"} | more
     return (*(pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("interactions", "items")),
             json.loads((out / "report.json").read_text()))
 
@@ -112,6 +117,21 @@ def test_personal_data(tmp_path, capsys):
     assert "personal data in 3 of the items' texts, masked: 1 email, 2 phone, 1 web" in said and "texts, dropped: 1" in said
 
 
+def test_near_duplicates(tmp_path, capsys):
+    """y's events become x's, so that one of them is a repetition and x passes the 2-core; a dropped row's text doesn't count."""
+    text = ("user,item,time,text\na,y0,,Red spotty cup\na,x,1,Red spotty cup\na,y,1,RED spotty  cup\nb,y,2,RED spotty  cup\n"
+            "b,z,3,Blue plate\na,z,4,Blue plate\nb,n,5,\na,n,6,\n")
+    events, items, report = prepared_with(tmp_path, text, {"merged.parquet"}, "text=text", "near_duplicates=0.9", "core=2")
+    assert [(x["user"], x["item"], x["time"]) for x in events] == [
+        ("a", "x", 1), ("a", "z", 4), ("a", "n", 6), ("b", "x", 2), ("b", "z", 3), ("b", "n", 5)]
+    assert [(x["item"], x["text"], x["events"]) for x in items] == [
+        ("x", "Red spotty cup", 2), ("z", "Blue plate", 2), ("n", None, 2)]
+    assert report["near-duplicates"] == {"threshold": 0.9, "items merged": 1, "into others": 1}
+    assert report["steps"][0]["dropped"] == {"events": 1, "users": 0, "items": 0}
+    assert pq.read_table(tmp_path / "out" / "merged.parquet").to_pylist() == [{"item": "y", "into": "x", "alike": 1.0}]
+    assert "merged 1 items into 1 others whose texts are at least 0.9 alike" in capsys.readouterr().out
+
+
 def rows_of(pairs):
     """A log with these (user, item), one a second."""
     return "user,item,time\n" + "".join(f"u{u},i{i},{t}\n" for t, (u, i) in enumerate(pairs))
@@ -171,6 +191,7 @@ def test_the_same_from_every_format_and_number_of_threads(ending, tmp_path):
     (["core=0"], "core is 0"), (["attributes=[brand]"], "attributes: the log has no column 'brand'"),
     (["attributes=[item]"], "'item' is a column of items.parquet already"), (["engine=polars"], "engine is 'polars'"),
     (["personal=hide"], "personal is 'hide'"), (["personal=mask", "countries=[UK]"], "countries: 'UK' is unknown"),
+    (["near_duplicates=0.9"], "name their column"), (["near_duplicates=2", "text=item"], "near_duplicates is 2"),
     (["path=none.csv"], "none.csv"), (["sha256=abc"], "sha256 says abc"), (["log=nothing"], "nothing"),
     (["memory=lots"], "lots"), (["core=many"], "core is 'many'"), (["path=null"], "path is not set")])
 def test_refused(words, said, tmp_path, capsys):

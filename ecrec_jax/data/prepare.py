@@ -118,6 +118,15 @@ class Log:
         return found.order_by("first").select(*TOLD, **{new: found[old] for old, new in names.items()})
 
 
+def renamed(events: Any, merged: Any) -> Any:
+    """The events with the id `into` for every `item` of a table."""
+    import ibis
+
+    pairs = merged.select(old="item", new="into")
+    found = events.left_join(pairs, events.item == pairs.old)
+    return found.mutate(item=ibis.coalesce(found.new, found.item)).drop("old", "new")
+
+
 def ordered(events: Any) -> Any:
     """The events to be written: users in the order of their first row, each user's by time, then as in the file."""
     first = events.mutate(first=events.row.min().over(group_by="user"))
