@@ -14,8 +14,8 @@ from ecrec_jax.types import InputError, Noise, Strategy
 
 LANES = 128                     # splash's blocks have a multiple of so many tokens
 # The kernel of a kind of devices, and from how many tokens on `auto` takes it: shorter rows gain little memory by splash
-# (docs/scale.md), and flash wasn't faster where it was measured (docs/benchmarks.md)
-KERNELS = {"tpu": ("splash", 256), "gpu": ("flash", 128), "cuda": ("flash", 128)}
+# (docs/scale.md), flash was measured from there on (docs/benchmarks.md)
+KERNELS = {"tpu": ("splash", 256), "gpu": ("flash", 64), "cuda": ("flash", 64)}
 
 
 class Look(NamedTuple):
