@@ -28,7 +28,7 @@ def main(config: dict[str, Any]) -> None:
     folder = record.folder_of(config, config["baseline"]["_target_"].rpartition(".")[2].lower())
     items = "tokenizer" not in config["data"]
     if hasattr(section.target(config["baseline"], "baseline"), "fit") != items:
-        raise InputError("baseline: " + ("of items, choose popularity, item_knn or ease" if items else
+        raise InputError("baseline: " + ("of items, choose popularity, item_knn, ease, als or bpr" if items else
                                          "of texts, choose majority, tfidf or tfidf_char"))
     if not items and config["data"].get("target", "none") == "none":
         raise InputError("data.target is none: a baseline needs labels")
@@ -77,13 +77,14 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     evaluate.write_json(ranked, folder / "protocol.json")
     print(told(ranked))
     fitted = model.fit([example.seen for example in corpus.examples["train"]], facts.items)
-    summary = record.marks(config, corpus.digest)
+    summary, place = record.marks(config, corpus.digest), {e.index: i for i, e in enumerate(corpus.examples["train"])}
     for split in ("valid", "test"):
         examples, found = corpus.examples[split], []
         for first in range(0, len(examples), USERS):
             some = examples[first : first + USERS]
             seen = [e.seen for e in some]
-            found.append(neighbours.ranked(model.scores(fitted, seen), np.array([e.label for e in some]),
+            scores = model.scores(fitted, seen, [place.get(e.index, -1) for e in some])
+            found.append(neighbours.ranked(scores, np.array([e.label for e in some]),
                                            seen if task.filter_seen else [], task.most))
         rank, top, score = (np.concatenate(part) for part in zip(*found, strict=True))
         columns = {"label": np.array([e.label for e in examples]), "example": np.array([e.index for e in examples]),

@@ -407,15 +407,18 @@ def test_lists_that_differ():
     assert similarity(vectors[None, :3]) == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease"])
+@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "als", "bpr"])
 def test_baselines_of_items(name):
     """Items 1 and 2 are bought together, 3 and 4 too, 5 by everybody."""
     histories = [np.array(x) for x in ([1, 2, 5], [1, 2, 5], [3, 4, 5], [3, 4, 5], [1, 2, 5])]
     model = make(world.composed(f"baseline={name}", name="baseline")["baseline"] | ({"ridge": 1.0} if name == "ease" else {}),
                  "baseline", Facts())
-    scores = model.scores(model.fit(histories, 6), [np.array([3]), np.array([1])])
+    scores = model.scores(model.fit(histories, 6), [np.array([3]), np.array([1])], [2, 0])
     rank, top, _ = neighbours.ranked(scores, np.array([4, 2]), [np.array([3]), np.array([1])], 2)
-    assert scores.shape == (2, 6) and (scores[:, 5] <= 0).all()
+    assert scores.shape == (2, 6) and (scores[:, 5] <= (0.1 if name == "als" else 0)).all()
+    if name == "bpr":   # knows its users: what one had scores above what not
+        assert scores[0, [2, 3, 4]].min() > scores[0, :2].max() and scores[1, [0, 1, 4]].min() > scores[1, 2:4].max()
+        return
     assert rank.tolist() == ([4, 2] if name == "popularity" else [1, 1]) and top[0, 0] == (5 if name == "popularity" else 4)
 
 

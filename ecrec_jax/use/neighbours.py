@@ -27,7 +27,8 @@ class Popularity:
         """The scores."""
         return np.asarray(matrix(histories, items).sum(0)).reshape(-1)
 
-    def scores(self, fitted: Float[np.ndarray, "I"], histories: Sequence[History]) -> Float[np.ndarray, "U I"]:
+    def scores(self, fitted: Float[np.ndarray, "I"], histories: Sequence[History], users: Sequence[int]
+               ) -> Float[np.ndarray, "U I"]:
         """The same for everybody."""
         return np.repeat(fitted[None], len(histories), 0)
 
@@ -54,7 +55,7 @@ class ItemKnn:
         both.eliminate_zeros()
         return both
 
-    def scores(self, fitted: sparse.csr_matrix, histories: Sequence[History]) -> Float[np.ndarray, "U I"]:
+    def scores(self, fitted: sparse.csr_matrix, histories: Sequence[History], users: Sequence[int]) -> Float[np.ndarray, "U I"]:
         """Sums of similarities."""
         return (matrix(histories, fitted.shape[0]) @ fitted.T).toarray()
 
@@ -80,7 +81,8 @@ class Ease:
         weight[np.diag_indices(items)] = 0
         return weight
 
-    def scores(self, fitted: Float[np.ndarray, "I I"], histories: Sequence[History]) -> Float[np.ndarray, "U I"]:
+    def scores(self, fitted: Float[np.ndarray, "I I"], histories: Sequence[History], users: Sequence[int]
+               ) -> Float[np.ndarray, "U I"]:
         """X B."""
         return np.asarray(matrix(histories, len(fitted)) @ fitted)
 
