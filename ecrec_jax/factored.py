@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ecrec_jax.block import lookup
+from ecrec_jax.lookup import lookup
 
 MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
 MOST_POWERS = 3 << 24   # 192 MB: more are made again for the gradient, tile by tile

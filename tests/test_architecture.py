@@ -14,13 +14,13 @@ from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
-PURE = ("block", "flash", "attention", "factored", "losses", "metrics", "ranking", "model", "head", "task", "peft", "gradient",
-        "optimizer")
+PURE = ("block", "lookup", "flash", "attention", "factored", "losses", "metrics", "ranking", "model", "head", "task", "peft",
+        "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
            "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
           ("experiments",)]
-INSIDE = {"model": {"attention", "block", "types"}, "head": {"block", "factored", "types"},
+INSIDE = {"model": {"attention", "block", "lookup", "types"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "losses", "metrics", "ranking", "types"}}
 ALONE = ("augment", "model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
 NOUNS = ("data", *ALONE)

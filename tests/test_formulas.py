@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from ecrec_jax import block, factored, losses, metrics, section
+from ecrec_jax import block, factored, lookup, losses, metrics, section
 from ecrec_jax.optimizer.adamw import clipped
 from ecrec_jax.task.classification import Classification
 from ecrec_jax.task.regression import Regression
@@ -263,13 +263,13 @@ def test_dropout_mask():
     assert block.dropout(x, None, 3, 0.1) is x and block.dropout(x, noise, 3, 0.0) is x
 
 
-@pytest.mark.parametrize("rows", [2, block.FEW + 1])
+@pytest.mark.parametrize("rows", [2, lookup.FEW + 1])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_tables_gradient_counts_every_use(rows, dtype):
     """Thousands of tokens of one row: a sum in bfloat16 would stand still at 256."""
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4, 2000)))
     table, weight = jnp.ones((rows, 3), dtype), jnp.asarray([1, 2, 4], dtype)
-    found = jax.grad(lambda t: (block.lookup(t, ids) * weight).astype(jnp.float32).sum())(table)
+    found = jax.grad(lambda t: (lookup.lookup(t, ids) * weight).astype(jnp.float32).sum())(table)
     wanted = np.bincount(np.asarray(ids).ravel(), minlength=rows)[:, None] * np.array([1.0, 2, 4])
     assert found.dtype == table.dtype
     np.testing.assert_allclose(np.asarray(found, "f8"), wanted, rtol=4e-3 if dtype == "bfloat16" else 0)

@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear, lookup, named, read
+from ecrec_jax.block import LayerNorm, activation, dropout, embedding, linear, named, read
+from ecrec_jax.lookup import lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 Site = int | Int[Array, ""]   # of dropout; each layer has three: attention, and the ends of both halves
@@ -27,9 +28,8 @@ class Embeddings(nnx.Module):
         self.dropout = dropout
 
     def __call__(self, batch: Batch, noise: Noise | None) -> Float[Array, "B L D"]:
-        x = lookup(self.word_embeddings.embedding[...], batch["tokens"])
-        x = x + lookup(self.token_type_embeddings.embedding[...], batch["type"]) \
-            + lookup(self.position_embeddings.embedding[...], batch["position"])
+        word, kind, place = (x.embedding[...] for x in (self.word_embeddings, self.token_type_embeddings, self.position_embeddings))
+        x = lookup(word, batch["tokens"]) + lookup(kind, batch["type"]) + lookup(place, batch["position"])
         if "offset" in batch:
             x = x + batch["offset"].astype(x.dtype)
         return dropout(self.LayerNorm(x), noise, 0, self.dropout)

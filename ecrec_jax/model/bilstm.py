@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.block import Linear, dropout, embedding, lookup, read, starts
+from ecrec_jax.block import Linear, dropout, embedding, read, starts
+from ecrec_jax.lookup import lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 

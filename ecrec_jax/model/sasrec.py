@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, initial, linear, lookup, named, read
+from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, initial, linear, named, read
+from ecrec_jax.lookup import lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 
