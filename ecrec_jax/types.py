@@ -120,7 +120,7 @@ class Head(Protocol):
 class Task(Protocol):
     """What is read of an example, minimised and reported. `size` is what `prepare` will need: (tokens, slots)."""
 
-    couples_rows: bool
+    couples_rows: bool | dict[str, Any]   # a dictionary: where its keys have these values
     target: str
 
     def size(self, example: Example) -> tuple[int, int]: ...

@@ -16,7 +16,8 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
               "test input": "the history with the validation item, its last " + str(report["max_length"]),
               "candidates": "all items", "seen items": "filtered, of the whole history" if task["filter_seen"] else "ranked too",
               "ties": "against the label"}
-    trained = {key: task[key] for key in ("objective", "negatives", "t", "rate", "last") if key in task}
+    loss = ("objective", "negatives", "sampling", "unseen", "logq", "t", "rate", "last")
+    trained = {key: task[key] for key in loss if key in task}
     if trained.get("objective") == "ce":
         trained = {"objective": "ce"}
     digest = hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]

@@ -104,13 +104,14 @@ def check(config: Mapping[str, Any]) -> None:
     given = config["data"].get("target", "none")
     if wanted in ("class", "multi", "number") and given != wanted:
         raise InputError(f"task {names['task']} needs labels of kind {wanted}, data.target is {given}: set data.target={wanted}")
-    if task.couples_rows and config["data"].get("augment"):
+    couples = task.couples_rows if isinstance(task.couples_rows, bool) else task.couples_rows.items() <= config["task"].items()
+    if couples and config["data"].get("augment"):
         raise InputError(f"task {names['task']} tells the texts of a batch apart, and data.augment puts copies of one there: "
                          "set augment=[]")
-    if task.couples_rows and gradient.splits_rows:
+    if couples and gradient.splits_rows:
         raise InputError(f"task {names['task']} compares rows of the whole batch, gradient {names['gradient']} splits it: "
                          "choose gradient=plain")
-    if task.couples_rows and gradient.one_example_per_row:
+    if couples and gradient.one_example_per_row:
         raise InputError(f"gradient {names['gradient']} treats examples one by one, task {names['task']} compares them")
 
 

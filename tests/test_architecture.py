@@ -21,7 +21,7 @@ LAYERS = [("types",), PURE, ("net", "step"),
            "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "lookup", "types"}, "head": {"block", "factored", "types"},
-          "task": {"block", "factored", "losses", "metrics", "ranking", "types"}}
+          "task": {"block", "factored", "lookup", "losses", "metrics", "ranking", "types"}}
 ALONE = ("augment", "model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
 NOUNS = ("data", *ALONE)
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from ecrec_jax.task import next_item
 from ecrec_jax.types import Facts, InputError
 from ecrec_jax.use import neighbours
 from ecrec_jax.use.diversify import mmr, similarity
+from experiments import wiring
 from tests import world
 from tests.test_commands import call
 from tests.test_tables import rows_word
@@ -205,6 +206,48 @@ def test_negatives_are_all_items_but_those_seen():
     assert found.dtype == np.int32 and set(np.unique(found)) == {1, 3, 4, 7}
     np.testing.assert_allclose(np.bincount(found.reshape(-1))[[1, 3, 4, 7]] / found.size, 0.25, atol=0.02)
     assert set(np.unique(next_item.drawn((9,), 3, np.array([1, 2, 3]), rng))) <= {1, 2, 3}
+
+
+def test_negatives_by_popularity():
+    """Three items with 1/2, 1/8 and 3/8 of the events; the second one's user had it."""
+    share, rng = np.array([0.5, 0.625, 1.0]), np.random.default_rng(3)
+    found = next_item.popular((4000, 2), share, np.array([], "i4"), rng)
+    np.testing.assert_allclose(np.bincount(found.reshape(-1), minlength=4) / found.size, [0, 0.5, 0.125, 0.375], atol=0.02)
+    found = next_item.popular((4000,), share, np.array([2]), rng)
+    np.testing.assert_allclose(np.bincount(found, minlength=4) / found.size, [0, 4 / 7, 0, 3 / 7], atol=0.03)
+
+
+@pytest.mark.parametrize("sampling", ["popularity", "batch"])
+def test_softmax_over_what_popularity_draws(sampling):
+    """Against the formula in float64, log shares taken off; in the batch a slot's own label and empty slots are left out."""
+    words = ["model=sasrec", "task.objective=sampled_ce", "task.negatives=3", f"task.sampling={sampling}"]
+    counts = tuple(range(1, world.VOCABULARY - 1))
+    task = dataclasses.replace(world.parts("next_item", *words).task, item_counts=(0, *counts, 0))
+    rng = np.random.default_rng(0)
+    query, table, bias = (rng.normal(size=shape) for shape in ((2, 3, 4), (world.VOCABULARY, 4), world.VOCABULARY))
+    label, weight = np.array([[5, 9, 5], [7, 0, 0]]), np.array([[1.0, 1, 1], [1, 0, 0]])
+    batch = {"label": jnp.asarray(label), "weight": jnp.asarray(weight), "negative": jnp.asarray(rng.integers(1, 9, (2, 3, 3)))}
+    given = Factored(*(jnp.asarray(x, jnp.float32) for x in (query, table, bias)))
+    found = np.asarray(task.loss(given, batch, lambda x: x))
+    logits = query @ table.T + bias - np.log(np.maximum((0, *counts, 0), 1) / sum(counts))
+    for at in np.argwhere(weight > 0):
+        own, others = label[tuple(at)], np.asarray(batch["negative"])[tuple(at)]
+        if sampling == "batch":
+            others = [x for x in (5, 9, 5, 7) if x != own]
+        z = logits[tuple(at)][[own, *others]]
+        assert found[tuple(at)] == pytest.approx(np.log(np.exp(z).sum()) - z[0], rel=1e-4)
+
+
+def test_labels_of_all_devices_are_negatives():
+    """Two devices make the steps that one makes; and the rows of a batch can't be taken apart."""
+    words = ["model=sasrec", "task.objective=sampled_ce", "task.sampling=batch"]
+    found = []
+    for devices in (1, 2):
+        made = world.parts("next_item", *words, f"strategy.devices={devices}")
+        found.append(world.curve(made, world.batches(made.task, "next_item", 3))[0])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    with pytest.raises(InputError, match="compares rows of the whole batch"):
+        wiring.check(world.composed("experiment=next_item", *words, "gradient=accumulate"))
 
 
 @pytest.mark.parametrize("objective", ["ce", "sampled_ce", "bce", "gbce", "bpr"])

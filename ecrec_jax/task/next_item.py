@@ -1,6 +1,7 @@
 """Predict the next item of a user's history."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ecrec_jax import losses, ranking
 from ecrec_jax.factored import LEAST, Factored
+from ecrec_jax.lookup import lookup
 from ecrec_jax.types import Batch, Columns, Example, InputError
 
 SAMPLED = {"sampled_ce": losses.sampled_cross_entropy, "bce": losses.pointwise, "gbce": losses.pointwise, "bpr": losses.pairwise}
@@ -30,19 +32,36 @@ def drawn(count: tuple[int, ...], items: int, seen: Int[np.ndarray, "m"], rng: n
     return place + np.searchsorted(seen - np.arange(len(seen)), place, "right").astype(np.int32)
 
 
+def popular(count: tuple[int, ...], share: Float[np.ndarray, "I"], seen: Int[np.ndarray, "m"], rng: np.random.Generator
+            ) -> Int[np.ndarray, "..."]:
+    """Items 1 … I, each as likely as the rise of `share` (its sum so far, up to 1) at it; drawn anew while it is a `seen` one, a
+    hundred times at most."""
+    found = 1 + np.searchsorted(share, rng.random(count), "right").astype(np.int32)
+    for _ in range(100 if len(seen) else 0):
+        again = np.isin(found, seen)
+        if not again.any():
+            break
+        found[again] = 1 + np.searchsorted(share, rng.random(int(again.sum())), "right")
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class NextItem:
     """Next-item prediction by a model that sees earlier items only: in training every item but the first is the label of the one
     before it, evaluation ranks one item after the whole history.
 
-    `objective`: ce, over all items; sampled_ce, bce, gbce or bpr, over `negatives` items a slot, each item alike; `unseen`: but for
-    those of the user's training history. `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not ranked, but
-    for the label itself. Ties rank against the label.
+    `objective`: ce, over all items; sampled_ce, bce, gbce or bpr, over `negatives` items a slot: each alike (`sampling` uniform), by
+    training events (popularity), or all other labels of the batch (batch, for sampled_ce alone); `unseen`: but for those of
+    the user's training history, in the batch but for the label itself. `logq`: log shares of the training events are taken off the
+    logits, where these draw (Yi et al. 2019, eq. 3). `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not
+    ranked, but for the label itself. Ties rank against the label.
     """
 
     objective: Literal["ce", "sampled_ce", "bce", "gbce", "bpr"]
     negatives: int
+    sampling: Literal["uniform", "popularity", "batch"]
     unseen: bool
+    logq: bool
     t: float
     filter_seen: bool
     cutoffs: list[int]
@@ -50,15 +69,24 @@ class NextItem:
     items: int
     item_counts: tuple[int, ...]
     special_ids: tuple[int, ...]
-    couples_rows = False
+    couples_rows = {"sampling": "batch"}
     target = "next_item"
 
     def __post_init__(self):
         ranking.check(self.cutoffs, self.items, self.most)
         if self.negatives < 1:
             raise InputError(f"task.negatives {self.negatives} must be at least 1")
+        if self.sampling == "batch" and self.objective != "sampled_ce":
+            raise InputError("task.sampling=batch is for task.objective=sampled_ce")
         if not 0 <= self.t <= 1:
             raise InputError(f"task.t {self.t} must lie between 0 and 1")
+
+    @functools.cached_property
+    def share(self) -> Float[np.ndarray, "V"]:
+        """Of the training events, one at least for every item; the special ids have none."""
+        counts = np.maximum(np.array(self.item_counts, float), 1)
+        counts[list(self.special_ids)] = 0
+        return counts / counts.sum()
 
     def size(self, example: Example) -> tuple[int, int]:
         """All items, a slot for each that is trained on; one to be ranked."""
@@ -69,9 +97,11 @@ class NextItem:
         n, label = len(example.tokens), np.atleast_1d(np.asarray(example.label, "i4"))
         found = {"tokens": example.tokens, "type": example.type, "slot": np.arange(n - len(label), n, dtype="i4"), "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
-        if self.objective != "ce":
+        if self.objective != "ce" and self.sampling != "batch":
             had = example.seen if np.ndim(example.label) else np.union1d(example.seen, label)
-            found["negative"] = drawn((len(label), self.negatives), self.items, had if self.unseen else had[:0], rng)
+            shape, had = (len(label), self.negatives), had if self.unseen else had[:0]
+            found["negative"] = drawn(shape, self.items, had, rng) if self.sampling == "uniform" else \
+                popular(shape, np.cumsum(self.share[1 : self.items + 1]), had, rng)
         return found | ({"seen": example.seen} if self.filter_seen and np.ndim(example.label) == 0 else {})
 
     def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
@@ -79,9 +109,18 @@ class NextItem:
         if self.objective == "ce":
             bias = outputs.bias.at[jnp.array(self.special_ids)].set(10 * LEAST)
             return losses.factored_cross_entropy(outputs._replace(bias=bias), batch["label"])
-        positive, negative = outputs.at(batch["label"][..., None])[..., 0], outputs.at(batch["negative"])
+        if self.logq and self.sampling != "uniform":
+            outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))
+        positive = outputs.at(batch["label"][..., None])[..., 0]
+        negative = self.others(outputs, batch, gather) if self.sampling == "batch" else outputs.at(batch["negative"])
         beta = {"beta": calibrated(self.t, self.negatives, self.items)} if self.objective == "gbce" else {}
         return SAMPLED[self.objective](positive, negative, **beta)
+
+    def others(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S N"]:
+        """Logits of all labels of the global batch, N = its slots; `LEAST` for a slot's own label and for what isn't trained on."""
+        label, weight = gather((batch["label"].reshape(-1), batch["weight"].reshape(-1)))
+        logits = Factored(outputs.query, lookup(outputs.table, label), lookup(outputs.bias[:, None], label)[:, 0]).logits()
+        return jnp.where((label != batch["label"][..., None]) & (weight > 0), logits, LEAST)
 
     def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:
         """Rank and list of every slot."""
