@@ -50,8 +50,8 @@ class NextItem:
     """Next-item prediction by a model that sees earlier items only: in training every item but the first is the label of the one
     before it, evaluation ranks one item after the whole history.
 
-    `objective`: ce, over all items; sampled_ce, bce, gbce or bpr, over `negatives` items a slot: each alike (`sampling` uniform), by
-    training events (popularity), or all other labels of the batch (batch, for sampled_ce alone); `unseen`: but for those of
+    `objective`: ce, over all items; sampled_ce, bce, gbce or bpr, over `negatives` items a slot: each alike (`sampling`=uniform),
+    by training events (popularity), or all other labels of the batch (batch, for sampled_ce alone); `unseen`: but for those of
     the user's training history, in the batch but for the label itself. `logq`: log shares of the training events are taken off the
     logits, where these draw (Yi et al. 2019, eq. 3). `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not
     ranked, but for the label itself. Ties rank against the label.
