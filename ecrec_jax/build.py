@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from ecrec_jax.data import copies, leak, tokenise
 from ecrec_jax.data.corpus import Corpus
@@ -22,6 +23,7 @@ OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys 
         "strategy": {"coordinator", "processes", "process_id"}}          # constructor's
 READ = 512     # histories of which the last item is ranked, in a batch
 LEAKED = "rows of valid or test that the checkpoint was trained on"
+VECTORS = "vectors.npy"   # of a run's items
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -110,7 +112,7 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
     if len(earlier):
         corpus.report[LEAKED] = leak.count(leak.marks(corpus, "valid", "test"), earlier, train)
-    parts = network(config, facts, folder, source)
+    parts = network(config, facts, folder, source, corpus.vectors)
     alone = parts.gradient.one_example_per_row
     feeds = {name: Feed(examples, parts.task, None, alone) for name, examples in corpus.examples.items() if examples}
     if "valid" not in feeds:
@@ -130,13 +132,16 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
                                trained_on=np.union1d(earlier, train))
 
 
-def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None) -> Parts:
-    """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint."""
+def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None,
+            vectors: Float[np.ndarray, "V F"] | None) -> Parts:
+    """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint. Models that read items'
+    texts are given their `vectors`."""
     if facts.causal and config["head"].get("pooling") in ("cls", "first"):
         raise InputError(f"head.pooling is {config['head']['pooling']}, but the first token of a causal model sees no other: set "
                          "head.pooling=mean, or model.causal=false to let all tokens see each other")
     rngs = nnx.Rngs(config["seed"])
-    model = make(constructors(config, "model"), "model", facts, rngs=rngs)
+    told = {"vectors": vectors} if "vectors" in arguments(target(config["model"], "model")) else {}
+    model = make(constructors(config, "model"), "model", facts, rngs=rngs, **told)
     seeded = {"rngs": rngs} if "rngs" in arguments(target(config["head"], "head")) else {}
     graph, parameters, constants = split(Net(model, make(config["head"], "head", facts, **seeded)), config["model"]["dtype"])
     report: dict[str, Any] = {"new": list(parameters) if source else [], "unread": []}
@@ -165,7 +170,9 @@ def rebuild(folder: Path, config: Mapping[str, Any]) -> Parts:
     facts = load_facts(folder)
     here = {"attention": "auto"} if "attention" in config["model"] else {}   # the devices may be others than in training
     bare = dict(config, model={**config["model"], "checkpoint": None, **here})
-    parts = network(bare, facts, str(folder / "tokenizer"), None)
+    kept = folder / VECTORS
+    vectors = np.load(kept, allow_pickle=False) if kept.is_file() else None
+    parts = network(bare, facts, str(folder / "tokenizer"), None, vectors)
     weights = best(folder, config)
     return dataclasses.replace(parts, parameters={name: jax.numpy.asarray(weights[name]) for name in parts.parameters})
 

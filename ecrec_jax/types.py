@@ -79,6 +79,7 @@ class Facts:
     token_counts: tuple[int, ...] | None = None   # of the texts to pretrain on; not kept with a run
     items: int | None = None                      # tokens 1 … items are items, in the order of items.txt
     item_counts: tuple[int, ...] | None = None    # of the histories to train on, [V]
+    new_ids: tuple[int, ...] = ()                 # items that nothing is trained on
     center: float | None = None
     scale: float | None = None
     steps: int | None = None

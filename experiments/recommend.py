@@ -46,7 +46,7 @@ def main(config: dict[str, Any]) -> None:
     popular[hidden - 1] = -np.inf
     order = np.argsort(-popular, kind="stable")[:pool]
     lists, cold = dict(zip(warm, found, strict=True)), (order + 1, popular[order])
-    vectors = np.asarray(parts.graph.net(parts.parameters).model.table())
+    vectors = np.asarray(parts.graph.net(parts.parameters | parts.constants).model.table())
     rows, shown = [], []
     for number, user in enumerate(users):
         items, scores = chosen(*lists.get(number, cold), vectors, config["k"], config["diversify"])

@@ -98,6 +98,9 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
         ranked = protocol(config, parts.corpus)
         evaluate.write_json(ranked, folder / "protocol.json")
         print(told(ranked))
+    if parts.corpus.vectors is not None and parts.constants:
+        np.save(folder / ".part.npy", parts.corpus.vectors, allow_pickle=False)
+        (folder / ".part.npy").replace(folder / build.VECTORS)
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
         if (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from ecrec_jax.types import Example
 
 
@@ -16,7 +19,8 @@ class Catalogue(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What `load` found: examples and texts of each split, what the labels are, and what happened on the way."""
+    """What `load` found: examples and texts of each split, what the labels are, what happened on the way, and what is known of each
+    token, if these are items."""
 
     examples: dict[str, list[Example]]
     texts: dict[str, list[str]]
@@ -24,3 +28,4 @@ class Corpus:
     digest: str
     report: dict[str, Any]
     catalogue: Catalogue | None = None
+    vectors: Float[np.ndarray, "V F"] | None = None

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ecrec_jax.data import file, read, split
+from ecrec_jax.data import vectors as vectors_of
 from ecrec_jax.data.behaviour import times
 from ecrec_jax.data.clean import codes
 from ecrec_jax.data.corpus import Catalogue, Corpus
@@ -59,7 +60,9 @@ class Sequences:
 
     `format`: pairs, lists (see the functions), or table: one event a row, a user's events in the order of `time_column`, equal
     times in the order of the file. `align`: whether positions are counted from a history's first item, or so that its last item
-    has the last position (padding on the left).
+    has the last position (padding on the left). `vectors`: a file of `experiments.encode` for models that read items' texts.
+    `new_items`: a share of the items, drawn by `split_seed`, of which nothing is trained on or validated with; who bought one of
+    them last is tested, which asks what a model can say of items it has never seen.
     """
 
     path: str | None
@@ -72,6 +75,8 @@ class Sequences:
     time_column: str
     time_format: str | None
     align: Literal["left", "right"]
+    vectors: str | None
+    new_items: float
     train_fraction: float
     valid_users: int | None
     split_seed: int
@@ -85,6 +90,8 @@ class Sequences:
             raise InputError("data.path is not set: give the file, data.path=my.csv")
         if not 0 < self.train_fraction <= 1:
             raise InputError(f"data.train_fraction {self.train_fraction} must be above 0 and at most 1")
+        if not 0 <= self.new_items < 1:
+            raise InputError(f"data.new_items {self.new_items} must be 0 or more, below 1")
         for name, least in (("max_length", 2), ("batch_size", 1), ("limit", 1), ("valid_users", 1), ("split_seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -130,7 +137,11 @@ class Sequences:
         bounds = np.concatenate([[0], np.flatnonzero(np.diff(events.user)) + 1, [len(events.user)]]).tolist()
         tokens = (events.item + 1).astype("i4")
         histories = [tokens[first:end] for first, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        histories, asked, new = self.without_new(histories, len(events.items))
         members, report = self.members([len(history) for history in histories])
+        if self.new_items:
+            members["test"] = [user for user in members["test"] if user in asked]
+            report |= {"users to test": len(members["test"]), "new items": self.new_items}
         counts = np.zeros(len(events.items) + 2, int)
         for user in members["train"]:
             counts += np.bincount(self.part(histories[user], "train"), minlength=len(counts))
@@ -139,13 +150,25 @@ class Sequences:
         examples = {name: [self.example(histories[user], user, name, max_length) for user in users]
                     for name, users in members.items()}
         facts = {"vocabulary": len(counts), "items": len(events.items), "item_counts": tuple(counts.tolist()), "pad_id": 0,
-                 "mask_id": len(counts) - 1, "special_ids": (0, len(counts) - 1)}
+                 "mask_id": len(counts) - 1, "special_ids": (0, len(counts) - 1), "new_ids": new}
         report |= {"longest history": max(map(len, histories)), "users": len(events.users), "items": len(events.items),
                    "events": len(tokens), "items never trained on": int((counts[1:-1] == 0).sum()),
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
-                   "split": "leave one out", "order": f"{self.time_column}, then as in the file" if self.format == "table" else
+                   "split": "leave one out" + (f", {len(new)} items in nobody's training" if new else ""), "order": f"{self.time_column}, then as in the file" if self.format == "table" else
                    "as in the file"}
-        return Corpus(examples, {name: [] for name in SPLITS}, facts, events.digest, report, Catalogue(events.items, events.users))
+        where = self.vectors and read.locate(self.vectors, self.root, "data.vectors")
+        return Corpus(examples, {name: [] for name in SPLITS}, facts, events.digest, report, Catalogue(events.items, events.users),
+                      where and vectors_of.load(where, events.items))
+
+    def without_new(self, histories: list[Int[np.ndarray, "n"]], items: int
+                    ) -> tuple[list[Int[np.ndarray, "n"]], set[int], tuple[int, ...]]:
+        """(histories without the new items but for a last one that is to be tested, the users who have such a one, new items)."""
+        new = np.zeros(items + 1, bool)
+        new[1 + np.random.default_rng((self.split_seed, 2)).permutation(items)[: round(self.new_items * items)]] = True
+        kept = [history[~new[history] | (np.arange(len(history)) == len(history) - 1)] for history in histories]
+        asked = {user for user, history in enumerate(kept) if len(history) >= LEAST and new[history[-1]]}
+        kept = [history if user in asked or not new[history[-1]] else history[:-1] for user, history in enumerate(kept)]
+        return kept, asked, tuple(np.flatnonzero(new).tolist())
 
     def members(self, lengths: list[int]) -> tuple[dict[str, list[int]], dict[str, Any]]:
         """(users of each split, how many they are)."""

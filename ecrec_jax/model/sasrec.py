@@ -1,14 +1,15 @@
 """Self-attention over a user's items: SASRec as published and cleaned, and the gated layers of eSASRec."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import LayerNorm, Linear, dropout, embedding, initial, linear, named, read
+from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, initial, linear, named, read
 from ecrec_jax.lookup import lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
@@ -85,7 +86,9 @@ class Layer(nnx.Module):
 
 class Sasrec(nnx.Module):
     """Item and position vectors, `depth` layers of a `form`, layer norm (if `normed`). `scaled`: item vectors times √width, as in
-    the original. `glorot`: matrices begin so, `initializer_range` is then the head's alone.
+    the original. `glorot`: matrices begin so, `initializer_range` is then the head's alone. `text`: items have vectors of their
+    numbers (none), what a dense layer makes of their texts' `vectors` (only, so that new items have one too), or the sum (add);
+    the layer is the whitening of UniSRec (Hou et al. 2022, eq. 2).
 
     Raises:
         InputError: a size below 1, a rate outside [0, 1), or a `width` that is no multiple of `heads`.
@@ -93,8 +96,8 @@ class Sasrec(nnx.Module):
 
     def __init__(self, vocabulary: int, positions: int, width: int, depth: int, heads: int, feed_forward: int, dropout: float,
                  initializer_range: float, norm_epsilon: float, form: Literal["original", "clean", "ligr"], scaled: bool,
-                 normed: bool, glorot: bool, causal: bool, rngs: nnx.Rngs,
-                 attention: Literal["auto", "dense", "splash", "flash"] = "auto"):
+                 normed: bool, glorot: bool, causal: bool, text: Literal["none", "only", "add"], rngs: nnx.Rngs,
+                 vectors: Any = None, attention: Literal["auto", "dense", "splash", "flash"] = "auto"):
         for name, size in (("vocabulary", vocabulary), ("positions", positions), ("width", width), ("depth", depth),
                            ("heads", heads), ("feed_forward", feed_forward)):
             if size < 1:
@@ -104,7 +107,12 @@ class Sasrec(nnx.Module):
         if width % heads:
             raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
         spread = "glorot" if glorot else initializer_range
-        self.items, self.position = embedding(vocabulary, width, spread, rngs), embedding(positions, width, spread, rngs)
+        if text != "none" and vectors is None:
+            raise InputError("model.text reads vectors of items: set data.vectors, or model.text=none")
+        self.items = embedding(vocabulary, width, spread, rngs) if text != "only" else None
+        self.position = embedding(positions, width, spread, rngs)
+        self.text = linear(vectors.shape[1], width, spread, rngs) if text != "none" else None
+        self.vectors = Constant(jnp.asarray(vectors)) if text != "none" else None
         self.layer = nnx.List([Layer(form, width, heads, feed_forward, dropout, spread, norm_epsilon, rngs) for _ in range(depth)])
         self.norm = LayerNorm(width, norm_epsilon) if normed else None
         self.scale, self.dropout, self.causal, self.attention = width**0.5 if scaled else 1.0, dropout, causal, attention
@@ -119,7 +127,7 @@ class Sasrec(nnx.Module):
         """The last layer's states, of all items or of those at `slot`."""
         if slot is not None and 2 * slot.shape[1] > batch["tokens"].shape[1]:
             return read(self(batch, noise, strategy), slot)
-        x = lookup(self.items.embedding[...], batch["tokens"]) * self.scale
+        x = lookup(self.table(), batch["tokens"]) * self.scale
         x = x + lookup(self.position.embedding[...], batch["position"])
         if "offset" in batch:
             x = x + batch["offset"].astype(x.dtype)
@@ -131,13 +139,8 @@ class Sasrec(nnx.Module):
         return x if self.norm is None else self.norm(x)
 
     def table(self) -> Float[Array, "V D"]:
-        """The item vectors, for heads that tie to them."""
-        return self.items.embedding[...]
-
-    def pool(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        """There is no pooler.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("head.pooling is cls, but a Sasrec has no pooler: set head.pooling=mean")
+        """The item vectors."""
+        if self.text is None:
+            return self.items.embedding[...]
+        found = self.text(self.vectors[...])
+        return found if self.items is None else found + self.items.embedding[...]

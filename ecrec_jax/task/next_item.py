@@ -69,6 +69,7 @@ class NextItem:
     items: int
     item_counts: tuple[int, ...]
     special_ids: tuple[int, ...]
+    new_ids: tuple[int, ...]
     couples_rows = {"sampling": "batch"}
     target = "next_item"
 
@@ -85,7 +86,7 @@ class NextItem:
     def share(self) -> Float[np.ndarray, "V"]:
         """Of the training events, one at least for every item; the special ids have none."""
         counts = np.maximum(np.array(self.item_counts, float), 1)
-        counts[list(self.special_ids)] = 0
+        counts[list(self.special_ids + self.new_ids)] = 0
         return counts / counts.sum()
 
     def size(self, example: Example) -> tuple[int, int]:
@@ -99,7 +100,8 @@ class NextItem:
                  "weight": np.ones(len(label), "f4"), "first": example.first}
         if self.objective != "ce" and self.sampling != "batch":
             had = example.seen if np.ndim(example.label) else np.union1d(example.seen, label)
-            shape, had = (len(label), self.negatives), had if self.unseen else had[:0]
+            had = np.union1d(had if self.unseen else had[:0], self.new_ids).astype("i4") if self.new_ids or not self.unseen else had
+            shape = len(label), self.negatives
             found["negative"] = drawn(shape, self.items, had, rng) if self.sampling == "uniform" else \
                 popular(shape, np.cumsum(self.share[1 : self.items + 1]), had, rng)
         return found | ({"seen": example.seen} if self.filter_seen and np.ndim(example.label) == 0 else {})
@@ -107,7 +109,7 @@ class NextItem:
     def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
         """The loss that was chosen, over the items."""
         if self.objective == "ce":
-            bias = outputs.bias.at[jnp.array(self.special_ids)].set(10 * LEAST)
+            bias = outputs.bias.at[jnp.array(self.special_ids + self.new_ids)].set(10 * LEAST)
             return losses.factored_cross_entropy(outputs._replace(bias=bias), batch["label"])
         if self.logq and self.sampling != "uniform":
             outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))

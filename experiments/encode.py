@@ -1,0 +1,89 @@
+"""Vectors of texts by an encoder: `python -m experiments.encode checkpoint=FOLDER input=items.parquet output=vectors.parquet`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from ecrec_jax import pretrained, section
+from ecrec_jax.data import pack, read, tokenise, vectors
+from ecrec_jax.data.clean import clean
+from ecrec_jax.head.embed import Embed
+from ecrec_jax.net import Net
+from ecrec_jax.types import InputError
+from experiments import wiring
+
+KEYS = {"checkpoint": str, "input": str, "output": str, "item_column": str, "columns": list[str], "max_length": int,
+        "batch_size": int, "pooling": Literal["mean", "cls", "first"]}
+
+
+def main(config: dict[str, Any]) -> None:
+    """Read the texts, encode them in packed rows, write one vector an item.
+
+    Raises:
+        InputError: a column that isn't there, an item without text or with two, a checkpoint that can't be read.
+    """
+    asked = {key: section.checked(config[key], hint, key) for key, hint in KEYS.items()}
+    for key, least in (("max_length", 3), ("batch_size", 1)):
+        if asked[key] < least:
+            raise InputError(f"{key} is {asked[key]}, must be at least {least}")
+    wiring.compilation_cache()
+    output = Path(asked["output"])
+    if output.suffix != ".parquet":
+        raise InputError(f"output: {output} must end in .parquet")
+    table = read.read(read.locate(asked["input"], ".", "input"))
+    items, counts = read.column(table, asked["item_column"], "item_column"), Counter()
+    parts = [[clean(cell, counts) for cell in read.column(table, name, "columns")] for name in asked["columns"]]
+    texts = [". ".join(filter(None, row)) for row in zip(*parts, strict=True)]
+    known: dict[str | None, int] = {}
+    for i, (item, text) in enumerate(zip(items, texts, strict=True)):
+        if not item or not text:
+            raise InputError(f"{table.where(i)}: {f'item {item} has no text' if item else 'a text without item'}")
+        if known.setdefault(item, i) != i:
+            raise InputError(f"{table.where(i)}: item {item} has a text on {table.place[known[item]]} already")
+    found, cut = encoded(texts, asked["checkpoint"], asked["max_length"], asked["batch_size"], asked["pooling"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    vectors.write(output, items, found)
+    print(f"{len(items)} vectors of {found.shape[1]} numbers, {cut} texts truncated to {asked['max_length']} tokens; written to "
+          f"{output}")
+
+
+def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: int, pooling: Literal["mean", "cls", "first"]
+            ) -> tuple[Float[np.ndarray, "I F"], int]:
+    """(unit vectors, how many texts were cut)."""
+    loaded = pretrained.load(checkpoint)
+    ragged = tokenise.tokenise(str(loaded.folder), list(texts), None, loaded.facts.longest(max_length))
+    size, one = np.diff(ragged.offset), np.ones(len(texts), int)
+    shape = pack.choose_shape(size, one, batch_size, int(size.max()), None, False)
+    rows = pack.plan(size, one, shape, None)
+    net, made = Net(loaded.net.model, Embed(pooling)), None
+    run = jax.jit(lambda batch: net(batch))
+    for first in tqdm(range(0, len(rows), shape.rows), "encode", leave=False, disable=None):
+        chosen = rows[first : first + shape.rows]
+        order = [i for row in chosen for i in row]
+        given = [{"tokens": ragged[i][0], "type": ragged[i][1], "slot": np.zeros(1, "i4"), "label": np.zeros(1, "i4"),
+                  "weight": np.ones(1, "f4")} for i in order]
+        batch = pack.lay(given, order, [r for r, row in enumerate(chosen) for _ in row],
+                         [i == 0 for row in chosen for i in range(len(row))], shape)
+        out = np.asarray(run({key: jnp.asarray(x) for key, x in batch.items()}))
+        made = np.zeros((len(texts), out.shape[-1]), "f4") if made is None else made
+        real = batch["weight"] > 0
+        made[batch["example"][real]] = out[real]
+    return made, int(ragged.truncated.sum())
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "encode")

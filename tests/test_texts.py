@@ -1,0 +1,96 @@
+"""Items known by their texts: vectors of these, and a recommender that says something of items it has never seen."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ecrec_jax.data import vectors
+from ecrec_jax.types import InputError
+from experiments.encode import encoded
+from tests.conftest import GOLDEN
+from tests.test_commands import call
+
+ENCODER = str(GOLDEN / "bert" / "sequence_classification")
+WORDS = ["experiment=next_item", "data=sequences", "model.width=16", "model.feed_forward=16", "model.depth=1", "data.max_length=10",
+         "task.cutoffs=[5]", "task.most=5", "tracker=[jsonl]", "best.metric=ndcg@5", "epochs=30", "data.batch_size=32",
+         "optimizer.learning_rate=1e-2"]
+ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """(a log of 300 users who walk round a circle of 40 items, vectors that say where an item lies on it)."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("shop")
+    walks = np.arange(9) + rng.integers(0, ITEMS, (300, 1))
+    rows = [{"user": f"u{u}", "item": f"i{x % ITEMS}", "time": t} for u, walk in enumerate(walks) for t, x in enumerate(walk)]
+    pd.DataFrame(rows).to_csv(folder / "log.csv", index=False)
+    angle = np.arange(ITEMS)[:, None] * 2 * np.pi / ITEMS * np.arange(1, 5)
+    vectors.write(folder / "vectors.parquet", [f"i{x}" for x in range(ITEMS)], np.concatenate([np.cos(angle), np.sin(angle)], 1))
+    return folder / "log.csv", folder / "vectors.parquet"
+
+
+def test_new_items_can_be_recommended(shop, tmp_path, capsys):
+    """A fifth of the items is in nobody's training; by their vectors they are found, by their numbers they can't be."""
+    log, known = shop
+    found = {}
+    for text in ("only", "add", "none"):
+        run = tmp_path / text
+        assert call("train", *WORDS, f"data.path={log}", f"data.vectors={known}", "data.new_items=0.2", f"model.text={text}",
+                    f"run_dir={run}") == 0, capsys.readouterr().err
+        found[text] = json.loads((run / "summary.json").read_text())["test/recall@5"]
+        facts = json.loads((run / "facts.json").read_text())
+        asked = pq.read_table(run / "predictions" / "test.parquet")["target"].to_pylist()
+        names = (run / "items.txt").read_text().split()
+        assert len(facts["new_ids"]) == 8 and not any(facts["item_counts"][i] for i in facts["new_ids"])
+        assert set(asked) <= {names[i - 1] for i in facts["new_ids"]}
+    print(found)
+    assert found["only"] > 0.8 > 0.4 > found["none"]
+    assert (tmp_path / "only" / "vectors.npy").is_file() and not (tmp_path / "none" / "vectors.npy").is_file()
+    (tmp_path / "users.csv").write_text("user,item,time\na,i3,0\na,i4,1\na,i5,2\na,i6,3\n")
+    assert call("recommend", f"run_dir={tmp_path / 'only'}", f"users={tmp_path / 'users.csv'}", "k=5",
+                f"output={tmp_path / 'out.csv'}") == 0, capsys.readouterr().err
+    assert "i7" in set(pd.read_csv(tmp_path / "out.csv")["item"])
+
+
+def test_refused(shop, tmp_path, capsys):
+    log, known = shop
+    assert call("train", *WORDS, f"data.path={log}", "model.text=only", f"run_dir={tmp_path / 'a'}") == 2
+    assert "model.text reads vectors of items: set data.vectors" in capsys.readouterr().err
+    assert call("train", *WORDS, f"data.path={log}", "data.new_items=1.0", f"run_dir={tmp_path / 'b'}") == 2
+    assert "data.new_items 1.0 must be 0 or more, below 1" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"no vector of item 'i40' and 1 others: encode their texts too"):
+        vectors.load(known, ["i1", "i40", "i41"])
+    path = tmp_path / "x.parquet"
+    for table, said in ((pa.table({"item": ["a"]}), "isn't a Parquet file with columns item and vector"),
+                        (pa.table({"item": ["a", "b"], "vector": [[1.0], [1.0, 2.0, 3.0]]}), "vectors of different lengths"),
+                        (pa.table({"item": ["a"], "vector": [[float("nan")]]}), "a number that is not finite")):
+        pq.write_table(table, path)
+        with pytest.raises(InputError, match=said):
+            vectors.load(path, ["a"])
+
+
+def test_texts_are_encoded_as_each_alone(tmp_path, capsys):
+    """Rows are shared, vectors aren't; the file names what it can't read."""
+    texts = ["a red dress", "shoes", "a very warm coat for the winter", "the"]
+    whole, cut = encoded(texts, ENCODER, 32, 4, "mean")
+    np.testing.assert_allclose(whole, np.concatenate([encoded([text], ENCODER, 32, 4, "mean")[0] for text in texts]), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    assert cut == 0 and encoded(texts, ENCODER, 4, 4, "first")[1] > 0 and np.abs(whole[0] - whole[1]).max() > 1e-3
+    pd.DataFrame({"item": ["a", "b"], "text": ["dress", "shoes"], "brand": ["", "x"]}).to_csv(tmp_path / "items.csv", index=False)
+    words = [f"checkpoint={ENCODER}", f"input={tmp_path / 'items.csv'}", "columns=[brand,text]", "batch_size=2"]
+    assert call("encode", *words, f"output={tmp_path / 'out.parquet'}") == 0
+    kept = pq.read_table(tmp_path / "out.parquet")
+    assert kept["item"].to_pylist() == ["a", "b"]
+    np.testing.assert_allclose(kept["vector"].to_pylist(), encoded(["dress", "x. shoes"], ENCODER, 64, 2, "mean")[0], atol=1e-6)
+    capsys.readouterr()
+    pd.DataFrame({"item": ["a", "b", "a"], "text": ["x", "y", "z"]}).to_csv(tmp_path / "items.csv", index=False)
+    assert call("encode", *words[:2], f"output={tmp_path / 'out.parquet'}") == 2
+    assert "line 4: item a has a text on line 2 already" in capsys.readouterr().err
+    pd.DataFrame({"item": ["a", "b"], "text": ["x", ""]}).to_csv(tmp_path / "items.csv", index=False)
+    assert call("encode", *words[:2], f"output={tmp_path / 'out.csv'}") == 2 and "must end in .parquet" in capsys.readouterr().err
+    assert call("encode", *words[:2], f"output={tmp_path / 'out.parquet'}") == 2
+    assert "line 3: item b has no text" in capsys.readouterr().err
