@@ -133,7 +133,7 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
 
 
 def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None,
-            vectors: Float[np.ndarray, "V F"] | None) -> Parts:
+            vectors: Float[np.ndarray, "V F"] | None = None) -> Parts:
     """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint. Models that read items'
     texts are given their `vectors`."""
     if facts.causal and config["head"].get("pooling") in ("cls", "first"):

@@ -154,8 +154,8 @@ class Sequences:
         report |= {"longest history": max(map(len, histories)), "users": len(events.users), "items": len(events.items),
                    "events": len(tokens), "items never trained on": int((counts[1:-1] == 0).sum()),
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
-                   "split": "leave one out" + (f", {len(new)} items in nobody's training" if new else ""), "order": f"{self.time_column}, then as in the file" if self.format == "table" else
-                   "as in the file"}
+                   "split": "leave one out" + (f", {len(new)} items in nobody's training" if new else ""),
+                   "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
         where = self.vectors and read.locate(self.vectors, self.root, "data.vectors")
         return Corpus(examples, {name: [] for name in SPLITS}, facts, events.digest, report, Catalogue(events.items, events.users),
                       where and vectors_of.load(where, events.items))
