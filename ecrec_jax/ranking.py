@@ -51,6 +51,13 @@ def beyond(top: Int[np.ndarray, "E K"], counts: Int[np.ndarray, "I"], cutoffs: S
     return found
 
 
+def valued(rank: Int[np.ndarray, "E"], price: Float[np.ndarray, "E"], cutoffs: Sequence[int]) -> dict[str, float]:
+    """What the lists are worth, each user's relevant item having a price. revenue@k: mean of price · [rank ≤ k], what is paid by
+    those who buy what is shown. price_ndcg@k: Σ price · ndcg@k / Σ price, NDCG in which users weigh as much as they pay."""
+    found = {f"revenue@{k}": float((price * (rank <= k)).mean()) for k in cutoffs}
+    return found | {f"price_ndcg@{k}": float((price * gain(f"ndcg@{k}", rank)).sum() / max(price.sum(), 1e-12)) for k in cutoffs}
+
+
 def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: int) -> dict[str, Array]:
     """Rank of each slot's label among all items but the batch's `seen` ones, the items at the top and their scores."""
     bias = outputs.bias.at[jnp.array(special_ids)].set(10 * LEAST)
@@ -59,8 +66,9 @@ def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: i
     return {"rank": rank, "top_items": top, "top_scores": score}
 
 
-def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...]) -> dict[str, Any]:
-    """Accuracy of the ranks and what the lists say of the catalogue.
+def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...], prices: tuple[float, ...] | None = None
+             ) -> dict[str, Any]:
+    """Accuracy of the ranks, what the lists say of the catalogue, and what they are worth where prices are known.
 
     Raises:
         InputError: scores that aren't numbers.
@@ -68,6 +76,8 @@ def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...])
     if not np.isfinite(columns["loss"]).all() or np.isnan(columns["top_scores"]).any():
         raise InputError("the model gives scores that are not numbers: lower optimizer.learning_rate or set optimizer.clip")
     found = accuracy(columns["rank"], cutoffs)
+    if prices is not None:
+        found |= valued(columns["rank"], np.array(prices)[columns["label"]], cutoffs)
     return found | beyond(columns["top_items"] - 1, np.array(item_counts[1:-1]), cutoffs)
 
 

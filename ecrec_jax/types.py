@@ -80,6 +80,7 @@ class Facts:
     items: int | None = None                      # tokens 1 … items are items, in the order of items.txt
     item_counts: tuple[int, ...] | None = None    # of the histories to train on, [V]
     new_ids: tuple[int, ...] = ()                 # items that nothing is trained on
+    prices: tuple[float, ...] | None = None       # of the items, [V]; 0 where it isn't known
     center: float | None = None
     scale: float | None = None
     steps: int | None = None

@@ -13,6 +13,7 @@ import pytest
 from ir_measures import RR, P, R, nDCG
 
 from ecrec_jax import build, losses, ranking
+from ecrec_jax.data import catalogue
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.section import make
@@ -179,6 +180,22 @@ def test_what_lists_say_of_the_catalogue():
     assert found.keys() == {f"{name}@{k}" for name in ("coverage", "gini", "novelty", "popularity") for k in (1, 2)}
     assert found["coverage@1"] == 0.5 and found["coverage@2"] == 1 and found["gini@1"] == pytest.approx(7 / 12)
     assert found["novelty@1"] == pytest.approx(4 / 3) and found["popularity@1"] == pytest.approx(20 / 3 / 4)
+
+
+def test_what_lists_are_worth():
+    """Prices 10, 4 and 6 at ranks 1, 3 and 7: at 3 10 + 4 are earned of 20, and NDCG is 10 · 1 + 4 · 1/2 over 20."""
+    found = ranking.valued(np.array([1, 3, 7]), np.array([10.0, 4.0, 6.0]), [1, 3])
+    assert found == pytest.approx({"revenue@1": 10 / 3, "revenue@3": 14 / 3, "price_ndcg@1": 0.5, "price_ndcg@3": 12 / 20})
+    assert ranking.valued(np.array([1]), np.zeros(1), [1]) == {"revenue@1": 0, "price_ndcg@1": 0}
+
+
+def test_prices_of_a_table(tmp_path):
+    path = written(tmp_path / "items.csv", "item,price\na,2.5\nb,\nc,1e1\n")
+    assert catalogue.prices(path, ["c", "b", "a"]) == ((0.0, 10.0, 0.0, 2.5, 0.0), 1)
+    for text, said in (("item,price\na,cheap\n", "line 2: price 'cheap' of item a is no number"), ("item,price\na,-1\n", "'-1'"),
+                       ("item,price\nx,1\n", "no price of any item"), ("item,cost\na,1\n", "price")):
+        with pytest.raises(InputError, match=said):
+            catalogue.prices(written(tmp_path / "bad.csv", text), ["a"])
 
 
 # ---- losses
@@ -495,6 +512,16 @@ def test_the_planner_and_the_checkpoint_of_other_items(log, tmp_path, capsys):
     assert call("train", *WORDS, *words) == 2
     assert "knows 30 items, the data has 9" in capsys.readouterr().err
     assert build.load_facts(tmp_path / "run").items == 30
+
+
+def test_a_run_says_what_its_lists_are_worth(log, tmp_path):
+    """All items cost 2: revenue is twice the recall."""
+    items = written(tmp_path / "items.csv", "item,price\n" + "".join(f"i{i},2\n" for i in range(30)))
+    assert call("baseline", *WORDS, f"data.path={log}", f"data.items={items}", "baseline=item_knn",
+                f"run_dir={tmp_path / 'run'}") == 0
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert found["test/revenue@5"] == pytest.approx(2 * found["test/recall@5"]) and found["test/recall@5"] > 0
+    assert found["test/price_ndcg@5"] == pytest.approx(found["test/ndcg@5"])
 
 
 def test_a_table_compares_users(log, tmp_path):

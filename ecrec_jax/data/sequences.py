@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from ecrec_jax.data import file, read, split
+from ecrec_jax.data import catalogue, file, read, split
 from ecrec_jax.data import vectors as vectors_of
 from ecrec_jax.data.behaviour import times
 from ecrec_jax.data.clean import codes
@@ -60,7 +60,8 @@ class Sequences:
 
     `format`: pairs, lists (see the functions), or table: one event a row, a user's events in the order of `time_column`, equal
     times in the order of the file. `align`: whether positions are counted from a history's first item, or so that its last item
-    has the last position (padding on the left). `vectors`: a file of `experiments.encode` for models that read items' texts.
+    has the last position (padding on the left). `items`: a table with the columns item and price, for revenue. `vectors`: a file of
+    `experiments.encode` for models that read items' texts.
     `new_items`: a share of the items, drawn by `split_seed`, of which nothing is trained on or validated with; who bought one of
     them last is tested, which asks what a model can say of items it has never seen.
     """
@@ -75,6 +76,7 @@ class Sequences:
     time_column: str
     time_format: str | None
     align: Literal["left", "right"]
+    items: str | None
     vectors: str | None
     new_items: float
     train_fraction: float
@@ -156,6 +158,9 @@ class Sequences:
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
                    "split": "leave one out" + (f", {len(new)} items in nobody's training" if new else ""),
                    "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
+        if self.items is not None:
+            prices, lacking = catalogue.prices(read.locate(self.items, self.root, "data.items"), events.items)
+            facts, report = facts | {"prices": prices}, report | {"items without price": lacking}
         where = self.vectors and read.locate(self.vectors, self.root, "data.vectors")
         return Corpus(examples, {name: [] for name in SPLITS}, facts, events.digest, report, Catalogue(events.items, events.users),
                       where and vectors_of.load(where, events.items))

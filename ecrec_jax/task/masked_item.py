@@ -29,6 +29,7 @@ class MaskedItem:
     special_ids: tuple[int, ...]
     mask_id: int
     positions: int
+    prices: tuple[float, ...] | None = None
     couples_rows = False
     target = "masked_item"
 
@@ -72,5 +73,5 @@ class MaskedItem:
         return ranking.ranks(outputs, batch, self.special_ids, self.most)
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
-        """Recall, NDCG and the like at the cut-offs, over all items."""
-        return ranking.measured(columns, self.cutoffs, self.item_counts)
+        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known."""
+        return ranking.measured(columns, self.cutoffs, self.item_counts, self.prices)

@@ -70,6 +70,7 @@ class NextItem:
     item_counts: tuple[int, ...]
     special_ids: tuple[int, ...]
     new_ids: tuple[int, ...]
+    prices: tuple[float, ...] | None = None
     couples_rows = {"sampling": "batch"}
     target = "next_item"
 
@@ -129,5 +130,5 @@ class NextItem:
         return ranking.ranks(outputs, batch, self.special_ids, self.most)
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
-        """Recall, NDCG and the like at the cut-offs, over all items."""
-        return ranking.measured(columns, self.cutoffs, self.item_counts)
+        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known."""
+        return ranking.measured(columns, self.cutoffs, self.item_counts, self.prices)

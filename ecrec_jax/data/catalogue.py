@@ -1,0 +1,32 @@
+"""What is known of items besides who bought them: a table with a row an item, as `experiments.prepare` writes it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ecrec_jax.data import read
+from ecrec_jax.types import InputError
+
+
+def prices(path: Path, items: Sequence[str]) -> tuple[tuple[float, ...], int]:
+    """(the price of every item and 0 before and after them, how many of them have none, which counts as 0).
+
+    Raises:
+        InputError: a column `item` or `price` isn't there, a price is no number or below 0, or no item has one.
+    """
+    table = read.read(path)
+    names, cells = (read.column(table, name, "data.items") for name in ("item", "price"))
+    known: dict[str | None, float] = {}
+    for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
+        if cell in (None, ""):
+            continue
+        try:
+            price = float(cell)
+        except ValueError:
+            price = math.nan
+        if not 0 <= price < math.inf:
+            raise InputError(f"{table.where(i)}: price {cell!r} of item {name} is no number of at least 0")
+        known[name] = price
+    if not any(item in known for item in items):
+        raise InputError(f"data.items: {path} has no price of any item of data.path")
+    return (0.0, *(known.get(item, 0.0) for item in items), 0.0), sum(item not in known for item in items)
