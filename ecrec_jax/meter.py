@@ -2,12 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ecrec_jax.types import Batch, InputError, Strategy, Tracker
+
+
+def brief(names: Iterable[str]) -> list[str]:
+    """What a reader wants to see of many metrics: of those at several cut-offs the ones at 10, or else at the last."""
+    names, cut = list(names), re.compile(r"@(\d+)")
+    found = {int(match[1]) for name in names if (match := cut.search(name))}
+    shown = 10 if 10 in found else max(found, default=0)
+    return [name for name in names if (match := cut.search(name)) is None or int(match[1]) == shown]
 
 
 @dataclasses.dataclass

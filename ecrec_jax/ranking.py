@@ -19,6 +19,8 @@ def gain(name: str, rank: Int[np.ndarray, "E"]) -> Float[np.ndarray, "E"] | None
     Kekäläinen 2002); mrr@k = map@k = [rank ≤ k] / rank. Without @k there is no cut-off.
     """
     kind, _, k = name.partition("@")
+    if k and not k.isdigit():   # among sampled items
+        return None
     one = {"recall": np.ones(len(rank)), "precision": np.full(len(rank), 1 / int(k or 1)), "ndcg": 1 / np.log2(rank + 1.0),
            "mrr": 1 / rank}.get(kind)
     return None if one is None else one * (rank <= int(k)) if k else one

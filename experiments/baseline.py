@@ -83,12 +83,15 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
         for first in range(0, len(examples), USERS):
             some = examples[first : first + USERS]
             seen = [e.seen for e in some]
-            scores = model.scores(fitted, seen, [place.get(e.index, -1) for e in some])
-            found.append(neighbours.ranked(scores, np.array([e.label for e in some]),
-                                           seen if task.filter_seen else [], task.most))
-        rank, top, score = (np.concatenate(part) for part in zip(*found, strict=True))
-        columns = {"label": np.array([e.label for e in examples]), "example": np.array([e.index for e in examples]),
-                   "rank": rank, "top_items": top, "top_scores": score, "loss": np.zeros(len(rank))}
+            scores, label = model.scores(fitted, seen, [place.get(e.index, -1) for e in some]), np.array([e.label for e in some])
+            rank, top, score = neighbours.ranked(scores, label, seen if task.filter_seen else [], task.most)
+            made = {"label": label, "rank": rank, "top_items": top, "top_scores": score}
+            if getattr(task, "sampled", "none") != "none":
+                others = np.take_along_axis(scores, np.concatenate([task.candidates(e) for e in some]) - 1, 1)
+                made["sampled_rank"] = 1 + (others >= np.take_along_axis(scores, label[:, None] - 1, 1)).sum(1)
+            found.append(made)
+        columns = {key: np.concatenate([part[key] for part in found]) for key in found[0]}
+        columns |= {"example": np.array([e.index for e in examples]), "loss": np.zeros(len(examples))}
         summary |= evaluate.keep(folder, split, task.metrics(columns), columns, facts, corpus.catalogue)
     return summary
 

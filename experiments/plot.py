@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ecrec_jax.meter import brief
+
 COUNTED = 20   # classes up to which a confusion matrix says its counts
 
 
@@ -24,7 +26,7 @@ def curves(folder: Path) -> None:
             if key == "train/loss" or key.startswith("valid/"):
                 series.setdefault(key, []).append((row["step"], value))
     left = {key: points for key, points in series.items() if key.endswith("/loss")}
-    right = {key: points for key, points in series.items() if key not in left}
+    right = {key: series[key] for key in brief(series) if key not in left}
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
     for axis, chosen, title in zip(axes, (left, right), ("loss", "validation"), strict=True):
         for key, points in chosen.items():

@@ -16,6 +16,8 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
               "test input": "the history with the validation item, its last " + str(report["max_length"]),
               "candidates": "all items", "seen items": "filtered, of the whole history" if task["filter_seen"] else "ranked too",
               "ties": "against the label"}
+    if task.get("sampled", "none") != "none":
+        judged["sampled"] = f"100 items by {task['sampled']} beside the label, none of the user's, under names that say so"
     loss = ("objective", "negatives", "sampling", "unseen", "logq", "t", "rate", "last")
     trained = {key: task[key] for key in loss if key in task}
     if trained.get("objective") == "ce":

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecrec_jax import metrics
+from ecrec_jax.meter import brief
 from experiments import examples, figure, page, record
 from experiments.cell import Cell
 from experiments.compare import METHOD, answers, asked, pairs
@@ -81,7 +82,7 @@ def courses(sides: Sides) -> Markup | None:
                         series.setdefault(key, []).append((row["step"], row[key]))
             for key, points in series.items():
                 drawn.setdefault(key, []).append((i, f"{name}, seed {cell.seed}", points))
-    drawn = {key: curves for key, curves in drawn.items() if any(len(points) > 1 for *_, points in curves)}
+    drawn = {key: drawn[key] for key in brief(drawn) if any(len(points) > 1 for *_, points in drawn[key])}
     if not drawn:
         return None
     last = max(points[-1][0] for curves in drawn.values() for *_, points in curves)

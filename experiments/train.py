@@ -20,6 +20,7 @@ from ecrec_jax.data import leak
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
+from ecrec_jax.meter import brief
 from ecrec_jax.types import Facts
 from experiments import record, wiring
 from experiments.protocol import protocol, told
@@ -167,8 +168,9 @@ def plot(folder: Path) -> None:
 
 def show(summary: Mapping[str, Any], metric: str, folder: Path) -> None:
     """The numbers that matter, and where the rest is."""
+    wanted = {*brief(summary), *(f"{split}/{metric}" for split in ("valid", "test"))}
     for key, value in summary.items():
-        if key.startswith(("valid", "test")) or key.endswith("per_second"):
+        if key in wanted and (key.startswith(("valid", "test")) or key.endswith("per_second")):
             print(f"{key:32} {value:.4f}")
     print(f"everything is in {folder}", flush=True)
 

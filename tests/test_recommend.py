@@ -16,6 +16,7 @@ from ecrec_jax import build, losses, ranking
 from ecrec_jax.data import catalogue
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.factored import LEAST, Factored
+from ecrec_jax.meter import brief
 from ecrec_jax.section import make
 from ecrec_jax.task import next_item
 from ecrec_jax.types import Facts, InputError
@@ -196,6 +197,12 @@ def test_prices_of_a_table(tmp_path):
                        ("item,price\nx,1\n", "no price of any item"), ("item,cost\na,1\n", "price")):
         with pytest.raises(InputError, match=said):
             catalogue.prices(written(tmp_path / "bad.csv", text), ["a"])
+
+
+def test_a_reader_sees_one_cut_off():
+    names = ["loss", *(f"recall@{k}" for k in (1, 10, 20)), "recall@10_of_100_uniform", "recall@1_of_100_uniform"]
+    assert brief(names) == ["loss", "recall@10", "recall@10_of_100_uniform"]
+    assert brief(["mrr", "ndcg@1", "ndcg@5"]) == ["mrr", "ndcg@5"] and brief(["accuracy"]) == ["accuracy"]
 
 
 # ---- losses
@@ -512,6 +519,27 @@ def test_the_planner_and_the_checkpoint_of_other_items(log, tmp_path, capsys):
     assert call("train", *WORDS, *words) == 2
     assert "knows 30 items, the data has 9" in capsys.readouterr().err
     assert build.load_facts(tmp_path / "run").items == 30
+
+
+@pytest.mark.parametrize("how", ["uniform", "popularity"])
+def test_ranks_among_a_hundred(how, log, tmp_path):
+    """Under names that say so; models and baselines rank among the same, none of the user's; no table tests them."""
+    words = [*WORDS, f"data.path={log}", f"task.sampled={how}", "task.cutoffs=[1,5,20]"]
+    assert call("train", *words, "epochs=2", f"run_dir={tmp_path / 'run'}") == 0
+    assert call("baseline", *words, "baseline=item_knn", f"run_dir={tmp_path / 'knn'}") == 0
+    for name in ("run", "knn"):
+        found = json.loads((tmp_path / name / "summary.json").read_text())
+        assert 0 < found[f"test/recall@20_of_100_{how}"] < found["test/recall@20"]   # a hundred draws of about 21 items
+        assert ranking.gain(f"recall@1_of_100_{how}", np.ones(1)) is None
+        told = json.loads((tmp_path / name / "protocol.json").read_text())
+        assert how in told["sampled"]
+    task = world.parts("next_item", "model=sasrec", f"task.sampled={how}").task
+    example = world.examples("next_item", 3)[2]
+    example = dataclasses.replace(example, label=int(example.label[-1])) if dataclasses.is_dataclass(example) else \
+        example._replace(label=int(example.label[-1]))
+    drawn = task.candidates(example)
+    assert drawn.shape == (1, 100) and not np.isin(drawn, np.append(example.seen, example.label)).any()
+    np.testing.assert_array_equal(drawn, task.prepare(example, np.random.default_rng(5))["candidate"])
 
 
 def test_a_run_says_what_its_lists_are_worth(log, tmp_path):

@@ -113,8 +113,8 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
               "label": np.zeros((b, capacity, *label.shape[1:]), "f4" if label.dtype.kind == "f" else "i4")}
     if seen:
         batch["seen"] = np.zeros((b, capacity, seen), "i4")
-    if "negative" in examples[0]:
-        batch["negative"] = np.ones((b, capacity, examples[0]["negative"].shape[1]), "i4")
+    drawn = [key for key in ("negative", "candidate") if key in examples[0]]
+    batch |= {key: np.ones((b, capacity, examples[0][key].shape[1]), "i4") for key in drawn}
     for example, number, row, begins in zip(examples, numbers, rows, first, strict=True):
         if begins:
             at, slot, segments = 0, 0, 0
@@ -130,8 +130,8 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
         batch["example"][row, slot : slot + s] = number
         if "seen" in example:
             batch["seen"][row, slot, : len(example["seen"])] = example["seen"]
-        if "negative" in example:
-            batch["negative"][row, slot : slot + s] = example["negative"]
+        for key in drawn:
+            batch[key][row, slot : slot + s] = example[key]
         at, slot, segments = at + n, slot + s, segments + (1 if inner is None else int(inner[-1]))
     return batch
 

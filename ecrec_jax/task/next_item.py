@@ -14,7 +14,8 @@ from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.lookup import lookup
 from ecrec_jax.types import Batch, Columns, Example, InputError
 
-SAMPLED = {"sampled_ce": losses.sampled_cross_entropy, "bce": losses.pointwise, "gbce": losses.pointwise, "bpr": losses.pairwise}
+SAMPLED = 100   # items that a label is ranked among, if sampled
+LOSSES = {"sampled_ce": losses.sampled_cross_entropy, "bce": losses.pointwise, "gbce": losses.pointwise, "bpr": losses.pairwise}
 
 
 def calibrated(t: float, negatives: int, items: int) -> float:
@@ -54,7 +55,8 @@ class NextItem:
     by training events (popularity), or all other labels of the batch (batch, for sampled_ce alone); `unseen`: but for those of
     the user's training history, in the batch but for the label itself. `logq`: log shares of the training events are taken off the
     logits, where these draw (Yi et al. 2019, eq. 3). `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not
-    ranked, but for the label itself. Ties rank against the label.
+    ranked, but for the label itself. Ties rank against the label. `sampled`: the label is ranked among `SAMPLED` others too, drawn
+    alike or by popularity, none of the user's, under names that say so.
     """
 
     objective: Literal["ce", "sampled_ce", "bce", "gbce", "bpr"]
@@ -64,6 +66,7 @@ class NextItem:
     logq: bool
     t: float
     filter_seen: bool
+    sampled: Literal["none", "uniform", "popularity"]
     cutoffs: list[int]
     most: int
     items: int
@@ -102,10 +105,22 @@ class NextItem:
         if self.objective != "ce" and self.sampling != "batch":
             had = example.seen if np.ndim(example.label) else np.union1d(example.seen, label)
             had = np.union1d(had if self.unseen else had[:0], self.new_ids).astype("i4") if self.new_ids or not self.unseen else had
-            shape = len(label), self.negatives
-            found["negative"] = drawn(shape, self.items, had, rng) if self.sampling == "uniform" else \
-                popular(shape, np.cumsum(self.share[1 : self.items + 1]), had, rng)
-        return found | ({"seen": example.seen} if self.filter_seen and np.ndim(example.label) == 0 else {})
+            found["negative"] = self.draw((len(label), self.negatives), self.sampling, had, rng)
+        if np.ndim(example.label) or self.sampled == "none":
+            return found | ({"seen": example.seen} if self.filter_seen and np.ndim(example.label) == 0 else {})
+        found["candidate"] = self.candidates(example)
+        return found | ({"seen": example.seen} if self.filter_seen else {})
+
+    def candidates(self, example: Example) -> Int[np.ndarray, "1 C"]:
+        """What the label is ranked among: the same for every model."""
+        rng = np.random.default_rng((SAMPLED, example.index, example.label))
+        return self.draw((1, SAMPLED), self.sampled, np.union1d(example.seen, example.label).astype("i4"), rng)
+
+    def draw(self, shape: tuple[int, ...], how: str, without: Int[np.ndarray, "m"], rng: np.random.Generator
+             ) -> Int[np.ndarray, "..."]:
+        """Items `without` some, each alike (uniform) or by popularity."""
+        return drawn(shape, self.items, without, rng) if how == "uniform" else \
+            popular(shape, np.cumsum(self.share[1 : self.items + 1]), without, rng)
 
     def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
         """The loss that was chosen, over the items."""
@@ -117,7 +132,7 @@ class NextItem:
         positive = outputs.at(batch["label"][..., None])[..., 0]
         negative = self.others(outputs, batch, gather) if self.sampling == "batch" else outputs.at(batch["negative"])
         beta = {"beta": calibrated(self.t, self.negatives, self.items)} if self.objective == "gbce" else {}
-        return SAMPLED[self.objective](positive, negative, **beta)
+        return LOSSES[self.objective](positive, negative, **beta)
 
     def others(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S N"]:
         """Logits of all labels of the global batch, N = its slots; `LEAST` for a slot's own label and for what isn't trained on."""
@@ -126,9 +141,15 @@ class NextItem:
         return jnp.where((label != batch["label"][..., None]) & (weight > 0), logits, LEAST)
 
     def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:
-        """Rank and list of every slot."""
-        return ranking.ranks(outputs, batch, self.special_ids, self.most)
+        """Rank and list of every slot; the rank among the candidates where there are some."""
+        found = ranking.ranks(outputs, batch, self.special_ids, self.most)
+        if "candidate" not in batch:
+            return found
+        below = outputs.at(batch["candidate"]) < outputs.at(batch["label"][..., None])
+        return found | {"sampled_rank": 1 + (~below).sum(-1)}
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
-        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known."""
-        return ranking.measured(columns, self.cutoffs, self.item_counts, self.prices)
+        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known; and among candidates."""
+        found = ranking.measured(columns, self.cutoffs, self.item_counts, self.prices)
+        among = ranking.accuracy(columns["sampled_rank"], self.cutoffs) if "sampled_rank" in columns else {}
+        return found | {f"{name}_of_{SAMPLED}_{self.sampled}": value for name, value in among.items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ecrec_jax.meter import brief
 from ecrec_jax.types import InputError
 
 SHOWN = {"train/loss": "loss", "train/learning_rate": "lr", "train/gradient_norm": "grad", "train/examples_per_second": "ex/s"}
@@ -25,7 +26,7 @@ class Console:
         self.logs = 0
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Move the bar; print validation in full."""
+        """Move the bar; print validation, at one cut-off."""
         short = {name: f"{values[key]:.3g}" for key, name in SHOWN.items() if key in values}
         if short:
             self.bar.set_postfix(short, refresh=False)
@@ -34,7 +35,7 @@ class Console:
             if self.bar.disable and self.logs % self.lines_every == 0:
                 print(f"step {step}/{self.bar.total}  " + "  ".join(f"{k} {v}" for k, v in short.items()), flush=True)
         else:
-            text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            text = "  ".join(f"{key} {values[key]:.4g}" for key in brief(values))
             tqdm.write(f"step {step}  {text}", file=sys.stdout)
             sys.stdout.flush()
         if self.bar.disable:
