@@ -13,7 +13,7 @@ import pytest
 from ir_measures import RR, P, R, nDCG
 
 from ecrec_jax import build, losses, ranking
-from ecrec_jax.data import catalogue
+from ecrec_jax.data import catalogue, holdout
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.meter import brief
@@ -203,6 +203,43 @@ def test_a_reader_sees_one_cut_off():
     names = ["loss", *(f"recall@{k}" for k in (1, 10, 20)), "recall@10_of_100_uniform", "recall@1_of_100_uniform"]
     assert brief(names) == ["loss", "recall@10", "recall@10_of_100_uniform"]
     assert brief(["mrr", "ndcg@1", "ndcg@5"]) == ["mrr", "ndcg@5"] and brief(["accuracy"]) == ["accuracy"]
+
+
+# ---- splits
+def test_a_split_in_time():
+    """Ten events; half of them until 4, eight until 7. The first user has its last event at 3, the second one begins after 7."""
+    times = [np.array([0.0, 1, 3]), np.array([8.0, 9]), np.array([2.0, 4, 5, 6, 7])]
+    ends = holdout.by_time(times, [0.5, 0.8])
+    assert {name: end.tolist() for name, end in ends.items()} == {"train": [3, 0, 2], "valid": [0, 0, 3], "test": [0, 1, 0]}
+    holdout.check(ends, times)
+
+
+def test_a_split_of_users():
+    ends = holdout.by_users(np.full(200, 5), [0.8, 0.9], 0)
+    assert [int((end > 0).sum()) for end in ends.values()] == [160, 20, 20]
+    assert (sum((end > 0).astype(int) for end in ends.values()) == 1).all()
+
+
+@pytest.mark.parametrize("ends,times,said", [
+    ({"train": [3], "valid": [3], "test": [0]}, None, "user number 0 is asked for in valid is trained on too"),
+    ({"train": [2, 0], "valid": [0, 0], "test": [0, 2]}, [[0, 5.0], [1.0, 4.0]], "isn't before the first one asked for in test")])
+def test_what_leaks_is_refused(ends, times, said):
+    given = {name: np.array(end) for name, end in ends.items()}
+    with pytest.raises(InputError, match=said):
+        holdout.check(given, times and [np.array(x) for x in times])
+
+
+@pytest.mark.parametrize("split", ["time", "users"])
+def test_runs_of_other_splits(split, log, tmp_path):
+    """The circle is learnt from users who aren't tested, or from the beginning of all."""
+    assert call("train", *WORDS, f"data.path={log}", f"data.split={split}", "data.split_at=[0.6,0.8]", "epochs=40",
+                "data.batch_size=32", "optimizer.learning_rate=1e-2", f"run_dir={tmp_path / 'run'}") == 0
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    about = json.loads((tmp_path / "run" / "protocol.json").read_text())
+    assert found["test/recall@5"] > 0.7 and about["split"] == f"by {split} at 0.6 and 0.8, the next item"
+    asked = {name: set(pq.read_table(tmp_path / "run" / "predictions" / f"{name}.parquet")["user"].to_pylist())
+             for name in ("valid", "test")}
+    assert asked["test"] and (split == "time" or not asked["valid"] & asked["test"])
 
 
 # ---- losses
@@ -502,6 +539,8 @@ def test_bert4rec_trains(log, tmp_path):
     (["model.causal=false"], "doesn't see what comes next: set model.causal=true"),
     (["baseline=tfidf"], "of items, choose popularity"), (["task.cutoffs=[5,1]"], "must rise"), (["task.most=99"], "between 1 and"),
     (["task.negatives=0"], "task.negatives 0"), (["data.path=null"], "data.path is not set"), (["head=classify"], "another head"),
+    (["data.split_at=[0.9,0.8]"], "must be two shares that rise"), (["data.split=time", "data.format=pairs"], "has no times"),
+    (["data.split=users", "data.new_items=0.1"], "data.new_items needs"),
     (["data.max_length=1"], "data.max_length 1 is too small"), (["data.sha256=abc"], "data.sha256 says abc")])
 def test_refused(words, said, log, tmp_path, capsys):
     command = "baseline" if words[0].startswith("baseline") else "train"
