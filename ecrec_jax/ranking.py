@@ -34,7 +34,7 @@ def accuracy(rank: Int[np.ndarray, "E"], cutoffs: Sequence[int]) -> dict[str, fl
 
 def beyond(top: Int[np.ndarray, "E K"], counts: Int[np.ndarray, "I"], cutoffs: Sequence[int]) -> dict[str, float]:
     """What the k items at the top say of the catalogue, at every cut-off k ≤ K. `top` numbers items from 0, `counts` says how often
-    each was in the training data.
+    each was in the training data; -1 is nothing.
 
     coverage@k: share of the catalogue that is recommended to anyone. gini@k: Gini coefficient of how often items are recommended,
     0 = all equally. novelty@k: mean −log2 of an item's share of the training events (Zhou et al. 2010; items never seen count
@@ -44,6 +44,7 @@ def beyond(top: Int[np.ndarray, "E K"], counts: Int[np.ndarray, "I"], cutoffs: S
     share = np.maximum(counts, 1) / max(counts.sum(), 1)
     for k in [k for k in cutoffs if k <= top.shape[1]]:
         shown = top[:, :k].reshape(-1)
+        shown = shown[shown >= 0]
         times = np.sort(np.bincount(shown, minlength=len(counts)))
         place = np.arange(1, len(times) + 1)
         found |= {f"coverage@{k}": float((times > 0).mean()),
@@ -61,11 +62,12 @@ def valued(rank: Int[np.ndarray, "E"], price: Float[np.ndarray, "E"], cutoffs: S
 
 
 def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: int) -> dict[str, Array]:
-    """Rank of each slot's label among all items but the batch's `seen` ones, the items at the top and their scores."""
+    """Rank of each slot's label among all items but the batch's `seen` ones, the items at the top and their scores; 0 where a user
+    has seen so many that the list ends."""
     bias = outputs.bias.at[jnp.array(special_ids)].set(10 * LEAST)
     seen = batch.get("seen", jnp.zeros((*batch["label"].shape, 1), jnp.int32))
     rank, top, score = outputs._replace(bias=bias).ranked(batch["label"], seen, most)
-    return {"rank": rank, "top_items": top, "top_scores": score}
+    return {"rank": rank, "top_items": jnp.where(score > LEAST, top, 0), "top_scores": score}
 
 
 def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...], prices: tuple[float, ...] | None = None

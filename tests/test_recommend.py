@@ -205,6 +205,19 @@ def test_a_reader_sees_one_cut_off():
     assert brief(["mrr", "ndcg@1", "ndcg@5"]) == ["mrr", "ndcg@5"] and brief(["accuracy"]) == ["accuracy"]
 
 
+def test_who_had_nearly_all_gets_a_short_list(tmp_path):
+    """Seven of nine items are seen: lists of five end in nothing, not in [MASK], and the catalogue's figures count what is shown."""
+    table = jnp.arange(11.0)[:, None]
+    given = Factored(jnp.ones((1, 1, 1)), table, jnp.zeros(11))
+    batch = {"label": jnp.array([[9]]), "seen": jnp.arange(1, 8)[None, None]}
+    found = {name: np.asarray(x)[0] for name, x in ranking.ranks(given, batch, (0, 10), 5).items()}
+    assert found["rank"].tolist() == [1] and found["top_items"].tolist() == [[9, 8, 0, 0, 0]]
+    host = neighbours.ranked(np.arange(1.0, 10)[None], np.array([9]), [np.arange(1, 8)], 5)
+    assert host[0].tolist() == [1] and host[1].tolist() == [[9, 8, 0, 0, 0]]
+    told = ranking.beyond(found["top_items"] - 1, np.arange(1, 10), [1, 5])
+    assert told["coverage@5"] == pytest.approx(2 / 9) and told["popularity@5"] == pytest.approx(8.5 / 5)
+
+
 # ---- splits
 def test_a_split_in_time():
     """Ten events; half of them until 4, eight until 7. The first user has its last event at 3, the second one begins after 7."""

@@ -89,8 +89,8 @@ class Ease:
 
 def ranked(scores: Float[np.ndarray, "U I"], target: Int[np.ndarray, "U"], seen: Sequence[History], most: int
            ) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
-    """(1-based rank of each target among all items but the other seen ones, ties against it; the `most` best items; their scores),
-    as `Factored.ranked` does on devices."""
+    """(1-based rank of each target among all items but the other seen ones, ties against it; the `most` best items, 0 where
+    there are no more; their scores), as `Factored.ranked` does on devices."""
     row, own = np.arange(len(scores)), target - 1
     mine, scores = scores[row, own], scores.copy()
     for user, history in enumerate(seen):
@@ -98,7 +98,8 @@ def ranked(scores: Float[np.ndarray, "U I"], target: Int[np.ndarray, "U"], seen:
     scores[row, own] = mine
     rank = (scores >= mine[:, None]).sum(1)
     order = np.argsort(-scores, 1, kind="stable")[:, :most] if most * 8 > scores.shape[1] else best(scores, most)
-    return rank, order + 1, np.take_along_axis(scores, order, 1)
+    top = np.take_along_axis(scores, order, 1)
+    return rank, np.where(top > -np.inf, order + 1, 0), top
 
 
 def best(scores: Float[np.ndarray, "U I"], most: int) -> Int[np.ndarray, "U K"]:
