@@ -206,7 +206,7 @@ def test_a_reader_sees_one_cut_off():
 
 
 def test_who_had_nearly_all_gets_a_short_list(tmp_path):
-    """Seven of nine items are seen: lists of five end in nothing, not in [MASK], and the catalogue's figures count what is shown."""
+    """Seven of nine items are seen: lists of five end in nothing, not in [MASK], and what is shown is counted."""
     table = jnp.arange(11.0)[:, None]
     given = Factored(jnp.ones((1, 1, 1)), table, jnp.zeros(11))
     batch = {"label": jnp.array([[9]]), "seen": jnp.arange(1, 8)[None, None]}
