@@ -41,7 +41,9 @@ def test_new_items_can_be_recommended(shop, tmp_path, capsys):
         run = tmp_path / text
         assert call("train", *WORDS, f"data.path={log}", f"data.vectors={known}", "data.new_items=0.2", f"model.text={text}",
                     f"run_dir={run}") == 0, capsys.readouterr().err
-        found[text] = json.loads((run / "summary.json").read_text())["test/recall@5"]
+        summary = json.loads((run / "summary.json").read_text())
+        found[text] = summary["test/recall@5"]
+        assert summary["test/loss"] == 0 < summary["valid/loss"] < 10   # no share of softmax is a new item's
         facts = json.loads((run / "facts.json").read_text())
         asked = pq.read_table(run / "predictions" / "test.parquet")["target"].to_pylist()
         names = (run / "items.txt").read_text().split()

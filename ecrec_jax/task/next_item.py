@@ -123,10 +123,11 @@ class NextItem:
             popular(shape, np.cumsum(self.share[1 : self.items + 1]), without, rng)
 
     def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
-        """The loss that was chosen, over the items."""
+        """The loss that was chosen, over the items that are trained on; cross-entropy of a new one is 0."""
         if self.objective == "ce":
             bias = outputs.bias.at[jnp.array(self.special_ids + self.new_ids)].set(10 * LEAST)
-            return losses.factored_cross_entropy(outputs._replace(bias=bias), batch["label"])
+            found = losses.factored_cross_entropy(outputs._replace(bias=bias), batch["label"])
+            return jnp.where(jnp.isin(batch["label"], jnp.array(self.new_ids)), 0.0, found) if self.new_ids else found
         if self.logq and self.sampling != "uniform":
             outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))
         positive = outputs.at(batch["label"][..., None])[..., 0]
