@@ -38,12 +38,14 @@ def texts(folder: Path, length: int) -> Path:
 
 
 def started(length: int, options: dict[str, str], out: Path) -> dict[str, Worker]:
-    """Every side's process; they compile at the same time."""
+    """Every side's process. Torch compiles beside ours, but no two of ours at once: XLA tries kernels on the card."""
     path, given = str(texts(out, length)), [str(length), options["tokens"], options["model"]]
     sides = {"ours": Worker([sys.executable, "-m", "bench.gpu_ours", path, *given])}
     sizes = json.dumps(sides["ours"].about["sizes"])
-    return sides | {f"torch {form}": Worker([options["torch"], str(ROOT / "bench/gpu_torch.py"), form, path, *given[:2], sizes])
-                    for form in ("stock", "tuned")}
+    sides |= {f"torch {form}": Worker([options["torch"], str(ROOT / "bench/gpu_torch.py"), form, path, *given[:2], sizes])
+              for form in ("stock", "tuned")}
+    sides["ours"].ready()
+    return sides
 
 
 def lines_of(length: int, found: dict[str, Any]) -> list[str]:

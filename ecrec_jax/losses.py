@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ecrec_jax.factored import Factored
+from ecrec_jax.factored import LEAST, Factored
 
 
 def cross_entropy(
@@ -22,6 +22,14 @@ def cross_entropy(
 def factored_cross_entropy(outputs: Factored, label: Int[Array, "B S"]) -> Float[Array, "B S"]:
     """Softmax cross-entropy over a table: lse(all logits) − logit of the label."""
     return outputs.normaliser() - outputs.at(label[..., None])[..., 0]
+
+
+def item_cross_entropy(logits: Factored, label: Int[Array, "B S"], special_ids: tuple[int, ...], new_ids: tuple[int, ...]
+                       ) -> Float[Array, "B S"]:
+    """Softmax cross-entropy over the items that are trained on: special ids and new items have no share, a new one's loss is 0."""
+    bias = logits.bias.at[jnp.array(special_ids + new_ids)].set(10 * LEAST)
+    found = factored_cross_entropy(logits._replace(bias=bias), label)
+    return jnp.where(jnp.isin(label, jnp.array(new_ids)), 0.0, found) if new_ids else found
 
 
 def sampled_cross_entropy(positive: Float[Array, "B S"], negative: Float[Array, "B S N"]) -> Float[Array, "B S"]:

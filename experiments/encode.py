@@ -20,7 +20,7 @@ from ecrec_jax import pretrained, section
 from ecrec_jax.data import pack, read, tokenise, vectors
 from ecrec_jax.data.clean import clean
 from ecrec_jax.head.embed import Embed
-from ecrec_jax.net import Net
+from ecrec_jax.net import Net, split
 from ecrec_jax.types import InputError
 from experiments import wiring
 
@@ -67,8 +67,8 @@ def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: 
     size, one = np.diff(ragged.offset), np.ones(len(texts), int)
     shape = pack.choose_shape(size, one, batch_size, int(size.max()), None, False)
     rows = pack.plan(size, one, shape, None)
-    net, made = Net(loaded.net.model, Embed(pooling)), None
-    run = jax.jit(lambda batch: net(batch))
+    (graph, parameters, _), made = split(Net(loaded.net.model, Embed(pooling))), None
+    run = jax.jit(lambda weights, batch: graph.net(weights)(batch))   # weights closed over would be constants of the program
     for first in tqdm(range(0, len(rows), shape.rows), "encode", leave=False, disable=None):
         chosen = rows[first : first + shape.rows]
         order = [i for row in chosen for i in row]
@@ -76,7 +76,7 @@ def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: 
                   "weight": np.ones(1, "f4")} for i in order]
         batch = pack.lay(given, order, [r for r, row in enumerate(chosen) for _ in row],
                          [i == 0 for row in chosen for i in range(len(row))], shape)
-        out = np.asarray(run({key: jnp.asarray(x) for key, x in batch.items()}))
+        out = np.asarray(run(parameters, {key: jnp.asarray(x) for key, x in batch.items()}))
         made = np.zeros((len(texts), out.shape[-1]), "f4") if made is None else made
         real = batch["weight"] > 0
         made[batch["example"][real]] = out[real]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ecrec_jax import build, evaluate, processes, section, source
-from ecrec_jax.data import leak
+from ecrec_jax.data import leak, vectors
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
@@ -100,8 +100,7 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
         evaluate.write_json(ranked, folder / "protocol.json")
         print(told(ranked))
     if parts.corpus.vectors is not None and parts.constants:
-        np.save(folder / ".part.npy", parts.corpus.vectors, allow_pickle=False)
-        (folder / ".part.npy").replace(folder / build.VECTORS)
+        vectors.keep(parts.corpus.vectors, folder / build.VECTORS)
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
         if (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":

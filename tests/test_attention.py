@@ -74,41 +74,28 @@ def test_the_kernel_does_not_look_out_of_its_segment(kernel):
     assert float(jnp.where(second, 0, jnp.abs(changed - same)).max()) == 0 < float(jnp.abs(changed - same).max())
 
 
-@pytest.mark.parametrize("strategy,task,ways", [
-    pytest.param("jit", "masked_lm", [], marks=pytest.mark.slow), ("fsdp", "causal_lm", ["model.remat=true", "model.scan=true"]),
-    pytest.param("pmap", "masked_lm", [], marks=pytest.mark.slow)])
-def test_a_run_with_the_kernel_is_a_run_with_the_dense_form(strategy, task, ways, monkeypatch):
-    """Three steps on two devices with the other dropout on, interpreted: jit and fsdp need the kernel on each device's rows."""
-    common = [f"strategy={strategy}", "strategy.devices=2", "model.attention_dropout=0", *ways]
+SLOW = pytest.mark.slow
+RUNS = [("splash", "tpu", 0.0, "fsdp", "causal_lm", ["model.remat=true", "model.scan=true"]),
+        ("flash", "gpu", 0.2, "fsdp", "causal_lm", ["model.remat=true"]),
+        *(pytest.param(kernel, platform, rate, strategy, "masked_lm", ways, marks=SLOW)
+          for kernel, platform, rate in (("splash", "tpu", 0.0), ("flash", "gpu", 0.2))
+          for strategy, ways in (("jit", ["model.scan=true"]), ("pmap", [])))]
+
+
+@pytest.mark.parametrize("kernel,platform,rate,strategy,task,ways", RUNS)
+def test_a_run_with_a_kernel_is_a_run_with_the_dense_form(kernel, platform, rate, strategy, task, ways, monkeypatch):
+    """Three steps on two devices with dropout, interpreted: jit and fsdp need the kernel on each device's rows."""
+    common = [f"strategy={strategy}", "strategy.devices=2", f"model.attention_dropout={rate}", *ways]
     dense = world.parts(task, *common)
     batches = world.batches(dense.task, task, 3)
     wanted, _ = world.curve(dense, batches)
-    seen = []
-    monkeypatch.setattr(attention, "splash", lambda *x, causal: seen.append(x[0].shape) or INTERPRETED(*x, causal=causal))
-    made = world.parts(task, *common, "model.attention=splash")
-    made.strategy.platform = "tpu"
+    seen, real = [], getattr(attention, kernel)
+    monkeypatch.setattr(attention, kernel, lambda *x, **keys: seen.append(x[0].shape) or real(*x, **keys, interpret=True))
+    made = world.parts(task, *common, f"model.attention={kernel}")
+    made.strategy.platform = platform
     found, _ = world.curve(made, batches)
     rows = -(-batches[0]["tokens"].shape[0] // 2)
-    print(f"{strategy}, {task}: loss {np.abs(found - wanted).max():.1e}")
     assert set(seen) == {(rows, world.LENGTH, 4, 8)}   # a device's part
-    assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[1]
-
-
-@pytest.mark.parametrize("strategy,task,ways", [
-    pytest.param("jit", "masked_lm", ["model.scan=true"], marks=pytest.mark.slow), ("fsdp", "causal_lm", ["model.remat=true"]),
-    pytest.param("pmap", "masked_lm", [], marks=pytest.mark.slow)])
-def test_a_run_on_gpus_is_a_run_with_the_dense_form(strategy, task, ways, monkeypatch):
-    """As above, with attention dropout: a device draws for its own rows."""
-    common = [f"strategy={strategy}", "strategy.devices=2", "model.attention_dropout=0.2", *ways]
-    dense = world.parts(task, *common)
-    batches = world.batches(dense.task, task, 3)
-    wanted, _ = world.curve(dense, batches)
-    seen = []
-    monkeypatch.setattr(attention, "flash", lambda *x, **keys: seen.append(x[0].shape) or flash(*x, **keys, interpret=True))
-    made = world.parts(task, *common, "model.attention=flash")
-    made.strategy.platform = "gpu"
-    found, _ = world.curve(made, batches)
-    assert set(seen) == {(-(-batches[0]["tokens"].shape[0] // 2), world.LENGTH, 4, 8)}
     assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[1]
 
 

@@ -534,6 +534,8 @@ def test_baselines_of_items(name):
     rank, top, _ = neighbours.ranked(scores, np.array([4, 2]), [np.array([3]), np.array([1])], 2)
     assert scores.shape == (2, 6) and (scores[:, 5] <= (0.1 if name == "als" else 0)).all()
     if name == "bpr":   # knows its users: what one had scores above what not
+        fitted = model.fit(histories, 6)
+        np.testing.assert_allclose(model.scores(fitted, histories[:1], [-1])[0], fitted.item_factors[:, -1])   # not trained on
         assert scores[0, [2, 3, 4]].min() > scores[0, :2].max() and scores[1, [0, 1, 4]].min() > scores[1, 2:4].max()
         return
     assert rank.tolist() == ([4, 2] if name == "popularity" else [1, 1]) and top[0, 0] == (5 if name == "popularity" else 4)

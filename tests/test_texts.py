@@ -58,6 +58,14 @@ def test_new_items_can_be_recommended(shop, tmp_path, capsys):
     assert "i7" in set(pd.read_csv(tmp_path / "out.csv")["item"])
 
 
+def test_a_run_goes_on_with_its_own_vectors(tmp_path):
+    for _ in range(2):
+        vectors.keep(np.eye(3, dtype="f4"), tmp_path / "vectors.npy")
+    with pytest.raises(InputError, match="began with other vectors"):
+        vectors.keep(np.ones((3, 3), "f4"), tmp_path / "vectors.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
+
+
 def test_refused(shop, tmp_path, capsys):
     log, known = shop
     assert call("train", *WORDS, f"data.path={log}", "model.text=only", f"run_dir={tmp_path / 'a'}") == 2

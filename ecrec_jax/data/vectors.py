@@ -43,3 +43,16 @@ def write(path: Path, items: Sequence[str], vectors: Float[np.ndarray, "I F"]) -
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.table({"item": pa.array(items, pa.string()), "vector": column}), part)
     part.replace(path)
+
+
+def keep(vectors: Float[np.ndarray, "V F"], path: Path) -> None:
+    """Beside a run, whole or not at all.
+
+    Raises:
+        InputError: it began with others.
+    """
+    if path.is_file() and not np.array_equal(np.load(path, allow_pickle=False), vectors):
+        raise InputError(f"data.vectors: {path.parent} began with other vectors; name another run_dir")
+    part = path.with_name(f".{path.name}.part.npy")
+    np.save(part, vectors, allow_pickle=False)
+    part.replace(path)

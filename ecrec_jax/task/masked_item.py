@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ecrec_jax import losses, ranking
-from ecrec_jax.factored import LEAST, Factored
+from ecrec_jax.factored import Factored
 from ecrec_jax.types import Batch, Columns, Example, InputError
 
 
@@ -27,6 +26,7 @@ class MaskedItem:
     most: int
     item_counts: tuple[int, ...]
     special_ids: tuple[int, ...]
+    new_ids: tuple[int, ...]
     mask_id: int
     positions: int
     prices: tuple[float, ...] | None = None
@@ -64,9 +64,8 @@ class MaskedItem:
         return found | {"tokens": tokens, "slot": slot, "label": label}
 
     def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
-        """Cross-entropy over the items."""
-        bias = outputs.bias.at[jnp.array(self.special_ids)].set(10 * LEAST)
-        return losses.factored_cross_entropy(outputs._replace(bias=bias), batch["label"])
+        """Cross-entropy over the items that are trained on."""
+        return losses.item_cross_entropy(outputs, batch["label"], self.special_ids, self.new_ids)
 
     def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:
         """Rank and list of every slot."""

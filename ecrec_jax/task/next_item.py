@@ -93,6 +93,16 @@ class NextItem:
         counts[list(self.special_ids + self.new_ids)] = 0
         return counts / counts.sum()
 
+    @functools.cached_property
+    def rising(self) -> Float[np.ndarray, "I"]:
+        """The sum of the items' shares so far."""
+        return np.cumsum(self.share[1 : self.items + 1])
+
+    @functools.cached_property
+    def new(self) -> Int[np.ndarray, "N"]:
+        """The items that nothing is trained on."""
+        return np.array(self.new_ids, "i4")
+
     def size(self, example: Example) -> tuple[int, int]:
         """All items, a slot for each that is trained on; one to be ranked."""
         return len(example.tokens), np.size(example.label)
@@ -104,7 +114,8 @@ class NextItem:
                  "weight": np.ones(len(label), "f4"), "first": example.first}
         if self.objective != "ce" and self.sampling != "batch":
             had = example.seen if np.ndim(example.label) else np.union1d(example.seen, label)
-            had = np.union1d(had if self.unseen else had[:0], self.new_ids).astype("i4") if self.new_ids or not self.unseen else had
+            had = had if self.unseen else had[:0]
+            had = np.union1d(had, self.new) if len(self.new) else had
             found["negative"] = self.draw((len(label), self.negatives), self.sampling, had, rng)
         if np.ndim(example.label) or self.sampled == "none":
             return found | ({"seen": example.seen} if self.filter_seen and np.ndim(example.label) == 0 else {})
@@ -120,14 +131,12 @@ class NextItem:
              ) -> Int[np.ndarray, "..."]:
         """Items `without` some, each alike (uniform) or by popularity."""
         return drawn(shape, self.items, without, rng) if how == "uniform" else \
-            popular(shape, np.cumsum(self.share[1 : self.items + 1]), without, rng)
+            popular(shape, self.rising, without, rng)
 
     def loss(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
         """The loss that was chosen, over the items that are trained on; cross-entropy of a new one is 0."""
         if self.objective == "ce":
-            bias = outputs.bias.at[jnp.array(self.special_ids + self.new_ids)].set(10 * LEAST)
-            found = losses.factored_cross_entropy(outputs._replace(bias=bias), batch["label"])
-            return jnp.where(jnp.isin(batch["label"], jnp.array(self.new_ids)), 0.0, found) if self.new_ids else found
+            return losses.item_cross_entropy(outputs, batch["label"], self.special_ids, self.new_ids)
         if self.logq and self.sampling != "uniform":
             outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))
         positive = outputs.at(batch["label"][..., None])[..., 0]
