@@ -1,6 +1,8 @@
 """Every bad input: one sentence on stderr that names the key, or the file and line; exit code 2; nothing is damaged."""
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import shutil
@@ -96,10 +98,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     path = written(folder / "mine.csv", [*rows(59), f"{'long ' * 50},yes"])
     words = ["experiment=classify", f"data.path={path}", *SIZES, *SHORT, "model.positions=16", f"run_dir={folder / 'run'}"]
-    done = subprocess.run([sys.executable, "-m", "experiments.train", *words], capture_output=True, text=True,
-                          cwd=Path(launch.CONF).parent)
-    assert done.returncode == 0, done.stderr
-    return folder / "run", words, done.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert call(*words) == 0
+    return folder / "run", words, said.getvalue()
 
 
 # key=value words, and what the sentence must name

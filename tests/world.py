@@ -1,5 +1,6 @@
 """A small world for laws: the real config shrunken, random examples, one net a task."""
 
+import copy
 import dataclasses
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,12 @@ def names(noun):
 
 def composed(*overrides, name="train"):
     """The composed config as a dictionary."""
+    return copy.deepcopy(composed_once(overrides, name))
+
+
+@cache
+def composed_once(overrides, name):
+    """Composing takes a tenth of a second."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONF, version_base="1.3"):
         return plain(compose(name, list(overrides)))
@@ -44,6 +51,7 @@ def classes(noun):
     return {name: section.target(section_of(noun, name), noun) for name in names(noun)}
 
 
+@cache
 def section_of(noun, name):
     """A yaml of conf/ with its defaults merged."""
     raw = yaml.safe_load((Path(CONF) / noun / f"{name}.yaml").read_text())
