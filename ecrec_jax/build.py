@@ -124,7 +124,8 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     shape = feeds["train"].shaped(data.batch_size, data.row_length, most)
     few = feeds["valid"].few(shape, READ) if corpus.catalogue is not None else shape
     for name, feed in feeds.items():
-        feed.shape = shape if name == "train" else few._replace(seen=max(other.seen for other in feeds.values()))
+        feed.shape = shape if name == "train" else few._replace(
+            **{key: max(getattr(other, key) for other in feeds.values()) for key in ("seen", "relevant")})
     steps = config["steps"] or config["epochs"] * feeds["train"].count(config["seed"], 0)
     facts = dataclasses.replace(parts.facts, steps=steps)
     optimizer = make(config["optimizer"], "optimizer", facts)

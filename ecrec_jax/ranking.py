@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.factored import LEAST, Factored
-from ecrec_jax.types import Batch, Columns, InputError
+from ecrec_jax.types import Batch, Columns, Example, InputError
+
+
+def asked(example: Example, filter_seen: bool) -> dict[str, Int[np.ndarray, "n"]]:
+    """What ranking needs of an example besides its label: what the user has seen, if that is filtered, and all relevant items,
+    where these may be several."""
+    found = {"seen": example.seen} if filter_seen else {}
+    return found if example.relevant is None else found | {"relevant": example.relevant}
 
 
 def gain(name: str, rank: Int[np.ndarray, "E"]) -> Float[np.ndarray, "E"] | None:

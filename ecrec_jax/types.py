@@ -36,7 +36,8 @@ class Example(NamedTuple):
     """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file, and i32[n] the
     number of the word that each token is a piece of (-1: of none), where its data knows words. Of a user's history the tokens
     are items, the target is the next item of every token or, to be ranked, of the last; `seen` i32[m] holds the distinct items
-    of the whole history in order, `first` the position of the first token."""
+    of the whole history in order, `first` the position of the first token; `relevant` i32[R] the distinct items that are asked for,
+    the target first, where these may be several."""
 
     tokens: np.ndarray
     type: np.ndarray
@@ -45,6 +46,7 @@ class Example(NamedTuple):
     word: np.ndarray | None = None
     seen: np.ndarray | None = None
     first: int = 0
+    relevant: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

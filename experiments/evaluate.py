@@ -33,7 +33,7 @@ def main(config: dict[str, Any]) -> None:
     feed = Feed(corpus.examples[split], parts.task, None)
     feed.shaped(data.batch_size, data.row_length)
     if corpus.catalogue is not None:
-        feed.shape = feed.few(feed.shape, build.READ)._replace(seen=feed.seen)
+        feed.shape = feed.few(feed.shape, build.READ)._replace(seen=feed.seen, relevant=feed.relevant)
     trained, frozen = parts.peft.split(parts.parameters)
     place = parts.strategy.place
     evaluator = evaluate.Evaluator(dataclasses.replace(parts, corpus=corpus), place(frozen | parts.constants))

@@ -222,13 +222,13 @@ def test_who_had_nearly_all_gets_a_short_list(tmp_path):
 def test_a_split_in_time():
     """Ten events; half of them until 4, eight until 7. The first user has its last event at 3, the second one begins after 7."""
     times = [np.array([0.0, 1, 3]), np.array([8.0, 9]), np.array([2.0, 4, 5, 6, 7])]
-    ends = holdout.by_time(times, [0.5, 0.8])
-    assert {name: end.tolist() for name, end in ends.items()} == {"train": [3, 0, 2], "valid": [0, 0, 3], "test": [0, 1, 0]}
-    holdout.check(ends, times)
+    parts = holdout.by_time(times, [0.5, 0.8])
+    assert {name: part.end.tolist() for name, part in parts.items()} == {"train": [3, 0, 2], "valid": [0, 0, 3], "test": [0, 1, 0]}
+    holdout.check(parts, times)
 
 
 def test_a_split_of_users():
-    ends = holdout.by_users(np.full(200, 5), [0.8, 0.9], 0)
+    ends = {name: part.end for name, part in holdout.by_users(np.full(200, 5), [0.8, 0.9], 0).items()}
     assert [int((end > 0).sum()) for end in ends.values()] == [160, 20, 20]
     assert (sum((end > 0).astype(int) for end in ends.values()) == 1).all()
 
@@ -237,7 +237,7 @@ def test_a_split_of_users():
     ({"train": [3], "valid": [3], "test": [0]}, None, "user number 0 is asked for in valid is trained on too"),
     ({"train": [2, 0], "valid": [0, 0], "test": [0, 2]}, [[0, 5.0], [1.0, 4.0]], "isn't before the first one asked for in test")])
 def test_what_leaks_is_refused(ends, times, said):
-    given = {name: np.array(end) for name, end in ends.items()}
+    given = {name: holdout.Part(np.array(end), np.minimum(end, 1)) for name, end in ends.items()}
     with pytest.raises(InputError, match=said):
         holdout.check(given, times and [np.array(x) for x in times])
 

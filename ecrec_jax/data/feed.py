@@ -20,7 +20,9 @@ class Feed:
         self.examples, self.task, self.alone = examples, task, alone
         sizes = np.array([task.size(example) for example in examples], "i8").reshape(-1, 2)
         self.tokens, self.slots = sizes[:, 0], sizes[:, 1]
-        self.seen = max((len(e.seen) for e in examples if e.seen is not None and np.ndim(e.label) == 0), default=0)
+        asked = [e for e in examples if np.ndim(e.label) == 0]
+        self.seen = max((len(e.seen) for e in asked if e.seen is not None), default=0)
+        self.relevant = max((len(e.relevant) for e in asked if e.relevant is not None), default=0)
         self.shape = shape
 
     def shaped(self, batch_size: int, row_length: int | None, most: Sequence[int] = (0, 0)) -> pack.Shape:

@@ -10,12 +10,14 @@ WINDOW = 1024   # examples that are packed together
 
 
 class Shape(NamedTuple):
-    """Rows B, tokens a row L, slots a row S: of every batch of a run; items a slot M that its user has seen, where they count."""
+    """Rows B, tokens a row L, slots a row S: of every batch of a run; items a slot M that its user has seen, where they count, and
+    R that are relevant, where these may be several."""
 
     rows: int
     length: int
     slots: int
     seen: int = 0
+    relevant: int = 0
 
 
 Rows = list[list[int]]   # the examples of each row
@@ -105,14 +107,14 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
 
     `numbers` are the examples' rows in their file, `rows` the row of each example, `first` whether it begins its row.
     """
-    b, length, capacity, seen = shape
+    b, length, capacity, *_ = shape
     label = np.asarray(examples[0]["label"])
     batch = {key: np.zeros((b, length), "i4") for key in ("tokens", "segment", "position", "type")}
     batch |= {"slot": np.zeros((b, capacity), "i4"), "example": np.zeros((b, capacity), "i4"),
               "weight": np.zeros((b, capacity), "f4"), "row": np.arange(b, dtype="i4"),
               "label": np.zeros((b, capacity, *label.shape[1:]), "f4" if label.dtype.kind == "f" else "i4")}
-    if seen:
-        batch["seen"] = np.zeros((b, capacity, seen), "i4")
+    lists = {key: size for key, size in (("seen", shape.seen), ("relevant", shape.relevant)) if size}
+    batch |= {key: np.zeros((b, capacity, size), "i4") for key, size in lists.items()}
     drawn = [key for key in ("negative", "candidate") if key in examples[0]]
     batch |= {key: np.ones((b, capacity, examples[0][key].shape[1]), "i4") for key in drawn}
     for example, number, row, begins in zip(examples, numbers, rows, first, strict=True):
@@ -128,8 +130,9 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
         batch["label"][row, slot : slot + s] = example["label"]
         batch["weight"][row, slot : slot + s] = example["weight"]
         batch["example"][row, slot : slot + s] = number
-        if "seen" in example:
-            batch["seen"][row, slot, : len(example["seen"])] = example["seen"]
+        for key in lists:
+            some = example.get(key, ())
+            batch[key][row, slot, : len(some)] = some
         for key in drawn:
             batch[key][row, slot : slot + s] = example[key]
         at, slot, segments = at + n, slot + s, segments + (1 if inner is None else int(inner[-1]))

@@ -20,8 +20,9 @@ from ecrec_jax.types import Example, InputError
 @dataclasses.dataclass(frozen=True)
 class Sequences:
     """Histories for next-item prediction. `split`: leave_one_out (of each user's items the last one is for testing, the one before
-    it for validation), time (two moments, before which shares `split_at` of all events lie) or users (shares of them), see
-    `data.holdout`. To test, the validation item belongs to the history.
+    it for validation), last_n (the `last` ones and as many before them, all relevant at once), time (two moments, before which
+    shares `split_at` of all events lie) or users (shares of them), see `data.holdout`; the last two ask for `last` items too, time
+    with null for all later ones. To test, the validation items belong to the history.
 
     `format`: pairs, lists (see the functions), or table: one event a row, a user's events in the order of `time_column`, equal
     times in the order of the file. `align`: whether positions are counted from a history's first item, or so that its last item
@@ -44,7 +45,8 @@ class Sequences:
     items: str | None
     vectors: str | None
     new_items: float
-    split: Literal["leave_one_out", "time", "users"]
+    split: Literal["leave_one_out", "last_n", "time", "users"]
+    last: int | None
     split_at: list[float]
     train_fraction: float
     valid_users: int | None
@@ -65,9 +67,14 @@ class Sequences:
             raise InputError(f"data.split is time, and a file of format {self.format} has no times: choose another split")
         if self.new_items and self.split != "leave_one_out":
             raise InputError("data.new_items needs data.split=leave_one_out")
+        if self.last is None and self.split != "time":
+            raise InputError("data.last is null, all later items, which needs data.split=time")
+        if self.last != 1 and self.split == "leave_one_out":
+            raise InputError(f"data.last is {self.last}, and data.split=leave_one_out asks for one item: choose data.split=last_n")
         if not 0 <= self.new_items < 1:
             raise InputError(f"data.new_items {self.new_items} must be 0 or more, below 1")
-        for name, least in (("max_length", 2), ("batch_size", 1), ("limit", 1), ("valid_users", 1), ("split_seed", 0)):
+        for name, least in (("max_length", 2), ("batch_size", 1), ("limit", 1), ("valid_users", 1), ("last", 1),
+                            ("split_seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"data.{name} {value} is too small")
@@ -113,19 +120,20 @@ class Sequences:
         tokens = (events.item + 1).astype("i4")
         histories = [tokens[first:end] for first, end in zip(bounds[:-1], bounds[1:], strict=True)]
         histories, asked, new = self.without_new(histories, len(events.items))
-        ends = self.ends(np.array([len(history) for history in histories]), np.split(events.time, bounds[1:-1]))
-        members, report = self.members(ends)
+        parts = self.parts(np.array([len(history) for history in histories]), np.split(events.time, bounds[1:-1]))
+        members, report = self.members(parts)
         if self.new_items:
             members["test"] = [user for user in members["test"] if user in asked]
             report |= {"users to test": len(members["test"]), "new items": self.new_items}
         counts = np.zeros(len(events.items) + 2, int)
         for user in members["train"]:
-            counts += np.bincount(histories[user][: ends["train"][user]], minlength=len(counts))
+            counts += np.bincount(histories[user][: parts["train"].end[user]], minlength=len(counts))
         if not counts.any():
-            raise InputError(f"{self.path}: no user has {holdout.LEAST + 1} events, of which two are trained on"
-                             if self.split == "leave_one_out" else f"{self.path}: data.split leaves nobody two events to train on")
-        examples = {name: [self.example(histories[user][: ends[name][user]], user, name, max_length) for user in users]
-                    for name, users in members.items()}
+            raise InputError(f"{self.path}: no user has {2 * self.last + 2} events, of which two are trained on"
+                             if self.split in ("leave_one_out", "last_n") else
+                             f"{self.path}: data.split leaves nobody two events to train on")
+        examples = {name: [self.example(histories[user][: end[user]], asked[user], user, name, max_length)
+                           for user in members[name]] for name, (end, asked) in parts.items()}
         facts = {"vocabulary": len(counts), "items": len(events.items), "item_counts": tuple(counts.tolist()), "pad_id": 0,
                  "mask_id": len(counts) - 1, "special_ids": (0, len(counts) - 1), "new_ids": new}
         report |= {"longest history": max(map(len, histories)), "users": len(events.users), "items": len(events.items),
@@ -144,7 +152,10 @@ class Sequences:
         """The split in words."""
         if self.split == "leave_one_out":
             return "leave one out" + (f", {len(new)} items in nobody's training" if new else "")
-        return f"by {self.split} at {self.split_at[0]:g} and {self.split_at[1]:g}, the next item"
+        if self.split == "last_n":
+            return f"the last {self.last} items of each user"
+        asked = {None: "all later items", 1: "the next item"}.get(self.last, f"{self.last} items")
+        return f"by {self.split} at {self.split_at[0]:g} and {self.split_at[1]:g}, {asked}"
 
     def without_new(self, histories: list[Int[np.ndarray, "n"]], items: int
                     ) -> tuple[list[Int[np.ndarray, "n"]], set[int], tuple[int, ...]]:
@@ -156,25 +167,31 @@ class Sequences:
         kept = [history if user in asked or not new[history[-1]] else history[:-1] for user, history in enumerate(kept)]
         return kept, asked, tuple(np.flatnonzero(new).tolist())
 
-    def ends(self, length: Int[np.ndarray, "U"], times: list[Float[np.ndarray, "n"]]) -> holdout.Ends:
-        """Where each split's part of a history ends; what is asked for is nowhere trained on."""
-        found = {"leave_one_out": lambda: holdout.leave_one_out(length), "time": lambda: holdout.by_time(times, self.split_at),
-                 "users": lambda: holdout.by_users(length, self.split_at, self.split_seed)}[self.split]()
+    def parts(self, length: Int[np.ndarray, "U"], times: list[Float[np.ndarray, "n"]]) -> holdout.Parts:
+        """Each split's part of a history; what is asked for is nowhere trained on."""
+        if self.split == "time":
+            found = holdout.by_time(times, self.split_at, self.last)
+        else:
+            found = holdout.by_users(length, self.split_at, self.split_seed, self.last) if self.split == "users" else \
+                holdout.last_n(length, self.last)
         holdout.check(found, times if self.split == "time" else None)
         return found
 
-    def members(self, ends: holdout.Ends) -> tuple[dict[str, list[int]], dict[str, Any]]:
-        """(users of each split, how many they are)."""
-        pool = {name: np.flatnonzero(end >= 2).tolist() for name, end in ends.items()}
+    def members(self, parts: holdout.Parts) -> tuple[dict[str, list[int]], dict[str, Any]]:
+        """(users of each split, who are asked for something after something, how many they are)."""
+        pool = {name: np.flatnonzero((asked > 0) & (end > asked)).tolist() for name, (end, asked) in parts.items()}
         limit = {"valid": min(self.limit or len(pool["valid"]), self.valid_users or len(pool["valid"]))}
-        found = {name: split.share(users, [""] * len(ends["train"]), self.train_fraction if name == "train" else 1.0,
+        found = {name: split.share(users, [""] * len(parts["train"].end), self.train_fraction if name == "train" else 1.0,
                                    limit.get(name, self.limit), self.split_seed) for name, users in pool.items()}
         return found, {f"users to {name}": len(users) for name, users in found.items()}
 
-    def example(self, known: Int[np.ndarray, "n"], user: int, name: str, max_length: int) -> Example:
-        """A user's example of what a split knows: in training every item but the first is a label, else the last one, ranked after
-        the others."""
-        tokens, label = known[:-1][-max_length:], known[1:][-max_length:]
-        seen = np.unique(known if name == "train" else known[:-1])
+    def example(self, known: Int[np.ndarray, "n"], asked: int, user: int, name: str, max_length: int) -> Example:
+        """A user's example of what a split knows: in training every item but the first is a label, else the `asked` last ones are
+        ranked after the others, and the first of them is the label."""
+        train = name == "train"
+        end = len(known) - (1 if train else asked)
+        tokens, rest = known[:end][-max_length:], known[end:]
         first = max_length - len(tokens) if self.align == "right" else 0
-        return Example(tokens, np.zeros(len(tokens), "i4"), label if name == "train" else int(label[-1]), user, None, seen, first)
+        relevant = None if train or self.last == 1 else np.array(list(dict.fromkeys(rest.tolist())), "i4")
+        return Example(tokens, np.zeros(len(tokens), "i4"), known[1:][-max_length:] if train else int(rest[0]), user, None,
+                       np.unique(known if train else known[:end]), first, relevant)

@@ -54,8 +54,8 @@ class MaskedItem:
         tokens, (n, slots) = self.whole(example), self.size(example)
         found = {"type": np.zeros(n, "i4"), "weight": np.ones(slots, "f4"), "first": max(0, example.first - 1)}
         if np.ndim(example.label) == 0:
-            seen = {"seen": example.seen} if self.filter_seen else {}
-            return found | seen | {"tokens": tokens, "slot": np.array([n - 1], "i4"), "label": np.array([example.label], "i4")}
+            found |= ranking.asked(example, self.filter_seen)
+            return found | {"tokens": tokens, "slot": np.array([n - 1], "i4"), "label": np.array([example.label], "i4")}
         slot = np.sort(rng.permutation(n)[:slots]).astype("i4")
         if rng.random() < self.last:
             slot[:], found["weight"][1:] = n - 1, 0

@@ -113,19 +113,24 @@ class NextItem:
         found = {"tokens": example.tokens, "type": example.type, "slot": np.arange(n - len(label), n, dtype="i4"), "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
         if self.objective != "ce" and self.sampling != "batch":
-            had = example.seen if np.ndim(example.label) else np.union1d(example.seen, label)
+            had = example.seen if np.ndim(example.label) else self.had(example)
             had = had if self.unseen else had[:0]
             had = np.union1d(had, self.new) if len(self.new) else had
             found["negative"] = self.draw((len(label), self.negatives), self.sampling, had, rng)
-        if np.ndim(example.label) or self.sampled == "none":
-            return found | ({"seen": example.seen} if self.filter_seen and np.ndim(example.label) == 0 else {})
-        found["candidate"] = self.candidates(example)
-        return found | ({"seen": example.seen} if self.filter_seen else {})
+        if np.ndim(example.label):
+            return found
+        if self.sampled != "none":
+            found["candidate"] = self.candidates(example)
+        return found | ranking.asked(example, self.filter_seen)
+
+    def had(self, example: Example) -> Int[np.ndarray, "m"]:
+        """All items of a user who is asked for some, rising."""
+        return np.union1d(example.seen, example.label if example.relevant is None else example.relevant).astype("i4")
 
     def candidates(self, example: Example) -> Int[np.ndarray, "1 C"]:
         """What the label is ranked among: the same for every model."""
         rng = np.random.default_rng((SAMPLED, example.index, example.label))
-        return self.draw((1, SAMPLED), self.sampled, np.union1d(example.seen, example.label).astype("i4"), rng)
+        return self.draw((1, SAMPLED), self.sampled, self.had(example), rng)
 
     def draw(self, shape: tuple[int, ...], how: str, without: Int[np.ndarray, "m"], rng: np.random.Generator
              ) -> Int[np.ndarray, "..."]:
