@@ -73,11 +73,13 @@ def scalars(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
 
 def predictions(columns: Columns, facts: Facts, catalogue: Catalogue | None = None) -> dict[str, list[Any]] | None:
     """One row an example: its row in the file, label, prediction, ids, scores, or user, target, rank and the items at the top with
-    their scores; None where a task has no scores."""
+    their scores, target and rank being lists where several items are relevant; None where a task has no scores."""
     if catalogue is not None:
         items, users = np.array(["", *catalogue.items, ""], object), np.array(catalogue.users, object)
-        return {"user": users[columns["example"]].tolist(), "target": items[columns["label"]].tolist(),
-                "rank": columns["rank"].tolist(), "top_items": items[columns["top_items"]].tolist(),
+        target, rank = columns.get("relevant", columns["label"]), columns["rank"]
+        several = lambda x: x.tolist() if rank.ndim == 1 else [row[given].tolist() for row, given in zip(x, rank > 0, strict=True)]  # noqa: E731
+        return {"user": users[columns["example"]].tolist(), "target": several(items[target]), "rank": several(rank),
+                "top_items": items[columns["top_items"]].tolist(),
                 "top_scores": columns["top_scores"].tolist()}
     if "scores" not in columns:
         return None

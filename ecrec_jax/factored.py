@@ -100,29 +100,42 @@ class Factored(NamedTuple):
             return log_sum(self.query, self.table, self.bias)
         return jax.nn.logsumexp(self.over(lambda tile, _: jax.nn.logsumexp(tile.logits(), -1), size or TILE), 0)
 
-    def ranked(self, target: Int[Array, "B S"], seen: Int[Array, "B S M"], most: int, size: int | None = None
-               ) -> tuple[Int[Array, "B S"], Int[Array, "B S K"], Float[Array, "B S K"]]:
-        """(1-based rank of each slot's target among all ids but the other `seen` ones, the `most` ids at the top, their logits).
+    def ranked(self, target: Int[Array, "B S *R"], seen: Int[Array, "B S M"], most: int, size: int | None = None
+               ) -> tuple[Int[Array, "B S *R"], Int[Array, "B S K"], Float[Array, "B S K"]]:
+        """(1-based rank of each slot's target, or of each of its distinct targets, among all ids but the other `seen` ones; the
+        `most` ids at the top; their logits).
 
-        A tie counts against the target, and so does a logit that isn't a number: rank = 1 + #{other ids with not z < z_target}.
-        Ids whose bias is `LEAST` or less are in nobody's list; `seen` is filled up with any of those.
+        A tie counts against a target, and so does a logit that isn't a number: rank = 1 + #{ids that are no target with not
+        z < z_target} + the targets that come first by logit, of equals by their place. Ids whose bias is `LEAST` or less are in
+        nobody's list; `seen` and targets are filled up with any of those.
         """
-        rows = jnp.indices(target.shape)[..., None]
-        own = lambda tile, first: first + jnp.arange(len(tile.table)) == target[..., None]  # noqa: E731
-        mine = self.over(lambda *tile: jnp.where(own(*tile), tile[0].logits(), 0).sum(-1), size).sum(0)[..., None]
+        rows, targets = jnp.indices(target.shape[:2])[..., None], target.reshape(*target.shape[:2], -1)
+
+        def own(tile: Factored, first: Any) -> Array:
+            place = targets - first
+            found = jnp.take_along_axis(tile.logits(), jnp.clip(place, 0, len(tile.table) - 1), -1)
+            return jnp.where((place >= 0) & (place < len(tile.table)), found, 0)
+
+        mine = self.over(own, size).sum(0)
 
         def count(tile: Factored, first: Any) -> tuple[Array, Array, Array]:
             logits, ids = tile.logits(), len(tile.table)
-            place = seen - first
-            place = jnp.where((place < 0) | (place >= ids) | (seen == target[..., None]), ids, place)   # `ids`: nowhere
-            logits = logits.at[(*rows, place)].set(-jnp.inf, mode="drop")
+            for some, value in ((seen, -jnp.inf), (targets, mine)):
+                place = jnp.where((some < first) | (some >= first + ids), ids, some - first)   # `ids`: nowhere
+                logits = logits.at[(*rows, place)].set(value, mode="drop")
             value, place = jax.lax.top_k(logits, min(most, ids))
-            return (~(logits < mine) & ~own(tile, first) & (tile.bias > LEAST)).sum(-1), first + place, value
+            above = lambda one: (~(logits < one[..., None]) & (tile.bias > LEAST)).sum(-1)  # noqa: E731
+            one_by_one = jnp.moveaxis(mine, -1, 0)
+            counts = jax.lax.map(above, one_by_one) if len(one_by_one) > 1 else above(mine[..., 0])[None]
+            return jnp.moveaxis(counts, 0, -1), first + place, value
 
         above, ids, value = self.over(count, size)
-        merge = lambda x: jnp.moveaxis(x, 0, -2).reshape(*target.shape, -1)  # noqa: E731
+        counted = lookup(self.bias[:, None], targets)[..., 0] > LEAST
+        among = (~(mine[..., None, :] < mine[..., None]) & counted[..., None, :]).sum(-1)   # of targets, itself too
+        rank = 1 + above.sum(0) - among + jnp.argsort(jnp.argsort(-mine))
+        merge = lambda x: jnp.moveaxis(x, 0, -2).reshape(*target.shape[:2], -1)  # noqa: E731
         value, place = jax.lax.top_k(merge(value), most)
-        return 1 + above.sum(0), jnp.take_along_axis(merge(ids), place, -1), value
+        return rank.reshape(target.shape), jnp.take_along_axis(merge(ids), place, -1), value
 
     def best(self, size: int | None = None) -> Int[Array, "B S"]:
         """The id with the largest logit, the first one of equals."""

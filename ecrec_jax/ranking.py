@@ -1,4 +1,4 @@
-"""Ranking all items for a user: on the devices the rank of one that was hidden and the items at the top, their metrics on the
+"""Ranking all items for a user: on the devices the ranks of those that were hidden and the items at the top, their metrics on the
 host."""
 
 from collections.abc import Sequence
@@ -19,23 +19,40 @@ def asked(example: Example, filter_seen: bool) -> dict[str, Int[np.ndarray, "n"]
     return found if example.relevant is None else found | {"relevant": example.relevant}
 
 
-def gain(name: str, rank: Int[np.ndarray, "E"]) -> Float[np.ndarray, "E"] | None:
-    """What each user, whose one relevant item has the 1-based `rank`, adds to the mean that a metric is; None for another metric.
+def padded(rows: Sequence[Sequence[int] | Int[np.ndarray, "n"]]) -> Int[np.ndarray, "E R"]:
+    """Lists of different lengths, filled up with 0."""
+    found = np.zeros((len(rows), max(map(len, rows))), "i4")
+    for place, row in zip(found, rows, strict=True):
+        place[: len(row)] = row
+    return found
 
-    hit@k = recall@k = [rank ≤ k]; precision@k = [rank ≤ k] / k; ndcg@k = [rank ≤ k] / log2(rank + 1), its ideal is 1 (Järvelin &
-    Kekäläinen 2002); mrr@k = map@k = [rank ≤ k] / rank. Without @k there is no cut-off.
+
+def gain(name: str, rank: Int[np.ndarray, "E *R"]) -> Float[np.ndarray, "E"] | None:
+    """What each user, whose relevant item has the 1-based `rank`, or whose R items have (0: there are no more), adds to the mean
+    that a metric is; None for another metric.
+
+    With h the items of rank ≤ k, in order: hit@k = [h > 0]; recall@k = h / R; precision@k = h / k; ndcg@k = Σ 1 / log2(rank + 1)
+    over its value for the ranks 1 … min(k, R) (Järvelin & Kekäläinen 2002); mrr@k = 1 / rank of the first; map@k = Σ_j j / rank_j
+    over R, as trec_eval's map_cut has it. Without @k there is no cut-off. For R = 1 hit = recall and map = mrr.
     """
     kind, _, k = name.partition("@")
     if k and not k.isdigit():   # among sampled items
         return None
-    one = {"recall": np.ones(len(rank)), "precision": np.full(len(rank), 1 / int(k or 1)), "ndcg": 1 / np.log2(rank + 1.0),
-           "mrr": 1 / rank}.get(kind)
-    return None if one is None else one * (rank <= int(k)) if k else one
+    rank = np.sort(np.where(rank > 0, rank, np.inf).reshape(len(rank), np.prod(rank.shape[1:], dtype=int)), 1)
+    number, place, end = np.isfinite(rank).sum(1), 1.0 + np.arange(rank.shape[1]), int(k) if k else rank.shape[1]
+    hit = np.isfinite(rank) & (rank <= int(k) if k else True)
+    discount = lambda at: 1 / np.log2(at + 1)  # noqa: E731
+    found = {"hit": lambda: hit[:, 0].astype(float), "recall": lambda: hit.sum(1) / number,
+             "precision": lambda: hit.sum(1) / int(k or 1), "mrr": lambda: hit[:, 0] / rank[:, 0],
+             "ndcg": lambda: (hit * discount(rank)).sum(1) / np.cumsum(discount(place))[np.minimum(number, end) - 1],
+             "map": lambda: (hit * place / rank).sum(1) / number}.get(kind)
+    return found and found()
 
 
-def accuracy(rank: Int[np.ndarray, "E"], cutoffs: Sequence[int]) -> dict[str, float]:
-    """MRR, and recall, precision, NDCG and MRR at every cut-off, of one relevant item a user."""
-    names = ["mrr", *(f"{kind}@{k}" for k in cutoffs for kind in ("recall", "precision", "ndcg", "mrr"))]
+def accuracy(rank: Int[np.ndarray, "E *R"], cutoffs: Sequence[int]) -> dict[str, float]:
+    """MRR, and recall, precision, NDCG and MRR at every cut-off; for several relevant items MAP and hits too."""
+    kinds = ("recall", "precision", "ndcg", "mrr", *(("map", "hit") if rank.ndim > 1 else ()))
+    names = ["mrr", *(["map"] if rank.ndim > 1 else []), *(f"{kind}@{k}" for k in cutoffs for kind in kinds)]
     return {name: float(gain(name, rank).mean()) for name in names}
 
 
@@ -61,20 +78,25 @@ def beyond(top: Int[np.ndarray, "E K"], counts: Int[np.ndarray, "I"], cutoffs: S
     return found
 
 
-def valued(rank: Int[np.ndarray, "E"], price: Float[np.ndarray, "E"], cutoffs: Sequence[int]) -> dict[str, float]:
-    """What the lists are worth, each user's relevant item having a price. revenue@k: mean of price · [rank ≤ k], what is paid by
-    those who buy what is shown. price_ndcg@k: Σ price · ndcg@k / Σ price, NDCG in which users weigh as much as they pay."""
-    found = {f"revenue@{k}": float((price * (rank <= k)).mean()) for k in cutoffs}
+def valued(rank: Int[np.ndarray, "E *R"], price: Float[np.ndarray, "E *R"], cutoffs: Sequence[int]) -> dict[str, float]:
+    """What the lists are worth, each user's relevant items having prices. revenue@k: mean of a user's Σ price · [rank ≤ k], what is
+    paid by those who buy what is shown. price_ndcg@k: Σ price · ndcg@k / Σ price, NDCG in which users weigh as much as they pay."""
+    of_user = lambda x: x.reshape(len(x), -1).sum(1)  # noqa: E731
+    found = {f"revenue@{k}": float(of_user(price * ((rank > 0) & (rank <= k))).mean()) for k in cutoffs}
+    price = of_user(price)
     return found | {f"price_ndcg@{k}": float((price * gain(f"ndcg@{k}", rank)).sum() / max(price.sum(), 1e-12)) for k in cutoffs}
 
 
 def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: int) -> dict[str, Array]:
-    """Rank of each slot's label among all items but the batch's `seen` ones, the items at the top and their scores; 0 where a user
-    has seen so many that the list ends."""
+    """Rank of each slot's label, or of all `relevant` ones (0: there are no more), among all items but the batch's `seen` ones, the
+    items at the top and their scores; 0 where a user has seen so many that the list ends."""
     bias = outputs.bias.at[jnp.array(special_ids)].set(10 * LEAST)
     seen = batch.get("seen", jnp.zeros((*batch["label"].shape, 1), jnp.int32))
-    rank, top, score = outputs._replace(bias=bias).ranked(batch["label"], seen, most)
-    return {"rank": rank, "top_items": jnp.where(score > LEAST, top, 0), "top_scores": score}
+    asked = {key: batch[key] for key in ("relevant",) if key in batch}
+    rank, top, score = outputs._replace(bias=bias).ranked(asked.get("relevant", batch["label"]), seen, most)
+    if asked:
+        rank = jnp.where(asked["relevant"] > 0, rank, 0)
+    return asked | {"rank": rank, "top_items": jnp.where(score > LEAST, top, 0), "top_scores": score}
 
 
 def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...], prices: tuple[float, ...] | None = None
@@ -88,7 +110,7 @@ def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...],
         raise InputError("the model gives scores that are not numbers: lower optimizer.learning_rate or set optimizer.clip")
     found = accuracy(columns["rank"], cutoffs)
     if prices is not None:
-        found |= valued(columns["rank"], np.array(prices)[columns["label"]], cutoffs)
+        found |= valued(columns["rank"], np.array(prices)[columns.get("relevant", columns["label"])], cutoffs)
     return found | beyond(columns["top_items"] - 1, np.array(item_counts[1:-1]), cutoffs)
 
 

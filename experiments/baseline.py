@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ecrec_jax import build, evaluate, section, source
+from ecrec_jax import build, evaluate, ranking, section, source
 from ecrec_jax.data import copies, tokenise
 from ecrec_jax.types import Facts, InputError
 from ecrec_jax.use import neighbours
@@ -80,12 +80,15 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     summary, place = record.marks(config, corpus.digest), {e.index: i for i, e in enumerate(corpus.examples["train"])}
     for split in ("valid", "test"):
         examples, found = corpus.examples[split], []
+        relevant = None if not examples or examples[0].relevant is None else ranking.padded([e.relevant for e in examples])
         for first in range(0, len(examples), USERS):
             some = examples[first : first + USERS]
             seen = [e.seen for e in some]
             scores, label = model.scores(fitted, seen, [place.get(e.index, -1) for e in some]), np.array([e.label for e in some])
-            rank, top, score = neighbours.ranked(scores, label, seen if task.filter_seen else [], task.most)
+            target = label if relevant is None else relevant[first : first + USERS]
+            rank, top, score = neighbours.ranked(scores, target, seen if task.filter_seen else [], task.most)
             made = {"label": label, "rank": rank, "top_items": top, "top_scores": score}
+            made |= {} if relevant is None else {"relevant": target}
             if getattr(task, "sampled", "none") != "none":
                 others = np.take_along_axis(scores, np.concatenate([task.candidates(e) for e in some]) - 1, 1)
                 made["sampled_rank"] = 1 + (others >= np.take_along_axis(scores, label[:, None] - 1, 1)).sum(1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ecrec_jax.ranking import gain
+from ecrec_jax.ranking import gain, padded
 from ecrec_jax.use.significance import FEW, Counts, Difference, Metric, compare, counts_of, holm
 from experiments.cell import Cell
 
@@ -73,11 +73,11 @@ def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metri
         if not path.is_file() or column not in cell.summary():   # a class has no mean error, though its number has one
             return None
         table = pq.read_table(path)
-        if "rank" in table.column_names:   # one relevant item a user, ranked by the same protocol
+        if "rank" in table.column_names:   # ranked by the same protocol
             path_of = cell.folder / "protocol.json"
             told = json.loads(path_of.read_text(encoding="utf-8"))["fingerprint"] if path_of.is_file() else None
-            mine = (np.asarray(table["user"]), np.asarray(table["target"]), np.array([str(told)]))
-            gained = gain(name, np.asarray(table["rank"]))
+            target, rank = ranks(table)
+            mine, gained = (np.asarray(table["user"]), target, np.array([str(told)])), gain(name, rank)
             found = None if gained is None else (gained[:, None], mean)
         else:
             label, prediction, classes = answers(table)
@@ -89,6 +89,14 @@ def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metri
         about = mine
         made.append(found[0])
     return (about, made, found[1]) if made else None
+
+
+def ranks(table: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(what was relevant for each user, its rank): of one item each, or of several, filled up with 0."""
+    target, rank = (table[name].to_pylist() for name in ("target", "rank"))
+    if isinstance(rank[0], list):
+        return np.array([json.dumps(names) for names in target]), padded(rank)
+    return np.array(target), np.array(rank)
 
 
 def mean(means: Counts) -> Any:

@@ -1,13 +1,26 @@
 """Users who are asked for several items at once: their splits, ranks and metrics, and that one item is the special case."""
 
-import numpy as np
-import pytest
+import json
 
+import ir_measures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from ir_measures import AP, RR, P, R, Success, nDCG
+
+from ecrec_jax import ranking
 from ecrec_jax.data import holdout
 from ecrec_jax.data.feed import Feed
+from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.types import InputError
+from ecrec_jax.use import neighbours
+from experiments import compare
+from experiments.cell import Cell
 from tests import world
-from tests.test_recommend import contents, data, written
+from tests.test_commands import call
+from tests.test_recommend import WORDS, contents, data, log, written  # noqa: F401 (a fixture)
 
 
 # ---- splits
@@ -88,3 +101,108 @@ def test_a_slot_holds_all_that_is_relevant(task):
             assert found[: len(wanted)].tolist() == wanted.tolist() and not found[len(wanted) :].any()
             assert batch["label"][tuple(place)] == wanted[0]
     assert "relevant" not in next(world.feed(made, task).batches(0, 0))
+
+
+# ---- ranks and metrics
+def several(rng, users, items, most):
+    """Distinct relevant items 1 … of each user, 1 to `most` of them, filled up with 0."""
+    return ranking.padded([1 + rng.permutation(items)[: rng.integers(1, most + 1)] for _ in range(users)])
+
+
+@pytest.mark.parametrize("size", [None, 7])
+@pytest.mark.parametrize("kind", ["random", "ties", "constant"])
+def test_ranks_of_several(size, kind):
+    """On the device, on the host, and by a loop: behind all others of no lower score, and behind the better of its own."""
+    rng, items = np.random.default_rng(0), 48
+    query, table = rng.normal(size=(3, 4, 6)), rng.normal(size=(50, 6))
+    if kind != "random":
+        query, table = (np.round(x) * (kind == "ties") for x in (query, table))
+    target, seen = several(rng, 12, items, 5), rng.integers(1, 49, (12, 9))
+    seen[0, 0], target[1, 1:] = target[0, 0], 0
+    outputs = Factored(*(jnp.asarray(x, jnp.float32) for x in (query, table)), jnp.zeros(50).at[jnp.array([0, 49])].set(10 * LEAST))
+    ask = jax.jit(lambda o, t, s: o.ranked(t, s, 5, size))
+    rank, top, _ = (np.asarray(x) for x in ask(outputs, target.reshape(3, 4, 5), seen.reshape(3, 4, 9)))
+    scores = np.asarray(outputs.logits()).reshape(12, 50)[:, 1:49]
+    host = neighbours.ranked(scores, target, list(seen), 5)
+    for user in range(12):
+        own = [x for x in target[user] if x]
+        others = [x for x in range(1, 49) if x not in own and x not in seen[user]]
+        order = sorted(own, key=lambda x: (-scores[user, x - 1], own.index(x)))
+        wanted = [1 + order.index(x) + sum(scores[user, y - 1] >= scores[user, x - 1] for y in others) for x in own]
+        assert rank.reshape(12, 5)[user, : len(own)].tolist() == host[0][user, : len(own)].tolist() == wanted
+        best = sorted([*others, *own], key=lambda x: (-scores[user, x - 1], x))[:5]
+        assert top.reshape(12, 5)[user].tolist() == best
+        assert np.array_equal(host[2][user], scores[user, np.array(best) - 1])   # of equals it takes any
+    alone = ask(outputs, target.reshape(3, 4, 5)[..., :1], seen.reshape(3, 4, 9))[0][..., 0]
+    np.testing.assert_array_equal(alone, ask(outputs, target.reshape(3, 4, 5)[..., 0], seen.reshape(3, 4, 9))[0])
+
+
+@pytest.mark.parametrize("kind", ["random", "few items", "ties", "all relevant"])
+def test_metrics_agree_with_ir_measures(kind):
+    """Ties are broken against what is relevant, there as here; lists may be shorter than the cut-off."""
+    rng, (users, items) = np.random.default_rng(1), (80, 4 if kind in ("few items", "all relevant") else 40)
+    scores = rng.normal(size=(users, items)) if kind != "ties" else rng.integers(0, 3, (users, items)) / 2
+    target = several(rng, users, items, 4 if items == 4 else 15)
+    if kind == "all relevant":
+        target[0] = [3, 1, 2, 4]
+    rank, _, _ = neighbours.ranked(scores, target, [], 2)
+    broken = scores.copy()
+    for user, row in enumerate(target):
+        broken[user, row[row > 0] - 1] -= 1e-4 * (1 + np.arange((row > 0).sum()))
+    asked = [measure @ k for measure in (R, P, nDCG, RR, AP, Success) for k in (1, 3, 10)] + [RR, AP]
+    found = ir_measures.iter_calc(asked, {str(u): {str(x): 1 for x in row if x} for u, row in enumerate(target)}, {
+        str(u): {str(i + 1): float(x) for i, x in enumerate(row)} for u, row in enumerate(broken)})
+    theirs = {(measure, int(user)): value for user, measure, value in found}
+    names = {R: "recall", P: "precision", nDCG: "ndcg", RR: "mrr", AP: "map", Success: "hit"}
+    ours = ranking.accuracy(rank, [1, 3, 10])
+    for measure in asked:
+        name = next(x for y, x in names.items() if y.NAME == measure.NAME)
+        name += f"@{measure['cutoff']}" if "cutoff" in measure.params else ""
+        value = ranking.gain(name, rank)
+        np.testing.assert_allclose(value, [theirs[measure, user] for user in range(users)], atol=1e-9, err_msg=name)
+        assert ours[name] == pytest.approx(value.mean())
+
+
+def test_one_relevant_item_is_the_special_case():
+    """To the last bit."""
+    rank = np.random.default_rng(2).integers(1, 60, 200)
+    one, several = ranking.accuracy(rank, [1, 5, 20]), ranking.accuracy(np.pad(rank[:, None], ((0, 0), (0, 3))), [1, 5, 20])
+    assert all(several[name] == value for name, value in one.items())
+    assert all(several[f"hit@{k}"] == one[f"recall@{k}"] and several[f"map@{k}"] == one[f"mrr@{k}"] for k in (1, 5, 20))
+    price = np.random.default_rng(3).random(200)
+    wide = np.pad(price[:, None], ((0, 0), (0, 3))), np.pad(rank[:, None], ((0, 0), (0, 3)))
+    assert ranking.valued(wide[1], wide[0], [5]) == pytest.approx(ranking.valued(rank, price, [5]))
+
+
+def test_what_several_are_worth():
+    """Ranks 1 and 4 of what costs 10 and 2, and 3 of what costs 6: at 3 10 and 6 are earned."""
+    found = ranking.valued(np.array([[1, 4], [3, 0]]), np.array([[10.0, 2.0], [6.0, 0.0]]), [3])
+    ideal = 1 + 1 / np.log2(3)
+    assert found == pytest.approx({"revenue@3": 8, "price_ndcg@3": (12 / ideal + 6 / 2) / 18})
+
+
+# ---- commands
+def test_runs_with_several_relevant_items(log, tmp_path):  # noqa: F811
+    """A network, read again, and baselines: lists of targets and ranks, the same numbers from them, and pairs of rows compared."""
+    words = [*WORDS, f"data.path={log}", "data.split=last_n", "data.last=2", "best.metric=map@5"]
+    run, rows = tmp_path / "run", {}
+    assert call("train", *words, "epochs=2", "data.batch_size=32", f"run_dir={run}") == 0
+    for name in ("item_knn", "popularity"):
+        assert call("baseline", *words, f"baseline={name}", f"run_dir={tmp_path / name}") == 0
+    before = json.loads((run / "summary.json").read_text())
+    assert call("evaluate", f"run_dir={run}", "split=test") == 0
+    for folder in (run, tmp_path / "item_knn", tmp_path / "popularity"):
+        summary, protocol = (json.loads((folder / name).read_text()) for name in ("summary.json", "protocol.json"))
+        assert protocol["split"] == "the last 2 items of each user"
+        table = pq.read_table(folder / "predictions" / "test.parquet")
+        target, rank = compare.ranks(table)
+        assert len(table) == 120 and max(map(len, table["target"].to_pylist())) == rank.shape[1] == 2
+        assert all(summary[f"test/{name}"] == pytest.approx(ranking.gain(name, rank).mean()) for name in ("map@5", "hit@1", "mrr"))
+        for names, ranks, top in zip(*(table[x].to_pylist() for x in ("target", "rank", "top_items")), strict=True):
+            assert all(place > 5 or name in top[:place] for name, place in zip(names, ranks, strict=True))
+        cell = Cell(folder.name, 0, "baseline", [], {}, folder, None)
+        rows[folder.name] = compare.counts([cell], "test/map@5")
+    assert all(before[key] == pytest.approx(summary) for key, summary in json.loads((run / "summary.json").read_text()).items()
+               if key.startswith("test/"))
+    assert compare.same(rows["run"][0], rows["popularity"][0]) and compare.same(rows["item_knn"][0], rows["popularity"][0])
+    assert rows["item_knn"][1][0].mean() > 1.5 * rows["popularity"][1][0].mean()

@@ -87,16 +87,19 @@ class Ease:
         return np.asarray(matrix(histories, len(fitted)) @ fitted)
 
 
-def ranked(scores: Float[np.ndarray, "U I"], target: Int[np.ndarray, "U"], seen: Sequence[History], most: int
-           ) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
-    """(1-based rank of each target among all items but the other seen ones, ties against it; the `most` best items, 0 where
-    there are no more; their scores), as `Factored.ranked` does on devices."""
-    row, own = np.arange(len(scores)), target - 1
-    mine, scores = scores[row, own], scores.copy()
+def ranked(scores: Float[np.ndarray, "U I"], target: Int[np.ndarray, "U *R"], seen: Sequence[History], most: int
+           ) -> tuple[Int[np.ndarray, "U *R"], Int[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
+    """(1-based rank of each target, or of each user's distinct targets (0: there are no more), among all items but the other seen
+    ones, ties against it; the `most` best items, 0 where there are no more; their scores), as `Factored.ranked` does on devices."""
+    targets = target.reshape(len(target), -1)
+    (row, _), given, scores = np.nonzero(targets), targets > 0, scores.copy()
+    mine = np.where(given, np.take_along_axis(scores, np.maximum(targets - 1, 0), 1), -np.inf)
     for user, history in enumerate(seen):
         scores[user, history - 1] = -np.inf
-    scores[row, own] = mine
-    rank = (scores >= mine[:, None]).sum(1)
+    scores[row, targets[given] - 1] = -np.inf
+    above = np.stack([(scores >= one[:, None]).sum(1) for one in mine.T], 1) + np.argsort(np.argsort(-mine, 1, kind="stable"), 1)
+    rank = np.where(given, 1 + above, 0).reshape(target.shape)
+    scores[row, targets[given] - 1] = mine[given]
     order = np.argsort(-scores, 1, kind="stable")[:, :most] if most * 8 > scores.shape[1] else best(scores, most)
     top = np.take_along_axis(scores, order, 1)
     return rank, np.where(top > -np.inf, order + 1, 0), top
