@@ -15,6 +15,7 @@ MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
 MOST_POWERS = 3 << 24   # 192 MB: more are made again for the gradient, tile by tile
 TILE = 1 << 13          # ids of a tile
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
+BLOCK = 32              # ids of which the largest logit is looked at before the others, where few at the top are asked for
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
 
@@ -60,6 +61,20 @@ def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Ar
 log_sum.defvjp(powers, powers_gradient)
 
 
+def largest(values: Float[Array, "*B V"], most: int) -> tuple[Float[Array, "*B K"], Int[Array, "*B K"]]:
+    """The `most` largest of each row and their places, as `jax.lax.top_k` has them: the first of equals, what isn't a number before
+    all. None of them lies outside the `most` blocks with the largest maxima, so the others are left out."""
+    blocks = values.shape[-1] // BLOCK
+    if values.shape[-1] % BLOCK or blocks < 4 * most:
+        return jax.lax.top_k(values, most)
+    window = (*(1 for _ in values.shape[:-1]), BLOCK)
+    best = jax.lax.reduce_window(values, -jnp.inf, lambda a, b: jnp.where((a > b) | jnp.isnan(a), a, b), window, window, "VALID")
+    block = jnp.sort(jax.lax.top_k(best, most)[1])[..., None]   # in their order, so that the first of equals comes first
+    some = jnp.take_along_axis(values.reshape(*values.shape[:-1], blocks, BLOCK), block, -2)
+    value, place = jax.lax.top_k(some.reshape(*values.shape[:-1], -1), most)
+    return value, jnp.take_along_axis((BLOCK * block + jnp.arange(BLOCK)).reshape(*values.shape[:-1], -1), place, -1)
+
+
 class Factored(NamedTuple):
     """Logits over a table, `query @ table.T + bias`, made only when asked."""
 
@@ -76,10 +91,15 @@ class Factored(NamedTuple):
         score = jnp.einsum("bsd,bsnd->bsn", self.query, lookup(self.table, ids))
         return score.astype(jnp.float32) + lookup(self.bias[:, None], ids)[..., 0].astype(jnp.float32)
 
-    def tiles(self, size: int) -> "Factored":
-        """Table and bias as T tiles of `size` ids each, the last one filled up with ids of no weight."""
+    def filled(self, size: int) -> "Factored":
+        """With ids of no weight up to a multiple of `size`."""
         more = -len(self.table) % size
         table, bias = jnp.pad(self.table, ((0, more), (0, 0))), jnp.pad(self.bias, (0, more), constant_values=10 * LEAST)
+        return Factored(self.query, table, bias)
+
+    def tiles(self, size: int) -> "Factored":
+        """Table and bias as T tiles of `size` ids each, the last one filled up with ids of no weight."""
+        _, table, bias = self.filled(size)
         return Factored(self.query, table.reshape(-1, size, table.shape[-1]), bias.reshape(-1, size))
 
     def over(self, read: Callable[["Factored", Any], Any], size: int | None = None) -> Any:
@@ -116,20 +136,21 @@ class Factored(NamedTuple):
             found = jnp.take_along_axis(tile.logits(), jnp.clip(place, 0, len(tile.table) - 1), -1)
             return jnp.where((place >= 0) & (place < len(tile.table)), found, 0)
 
-        mine = self.over(own, size).sum(0)
+        whole = self.filled(BLOCK)
+        mine = whole.over(own, size).sum(0)   # where all ids are one tile, the compiler makes these logits once for both
 
         def count(tile: Factored, first: Any) -> tuple[Array, Array, Array]:
             logits, ids = tile.logits(), len(tile.table)
             for some, value in ((seen, -jnp.inf), (targets, mine)):
                 place = jnp.where((some < first) | (some >= first + ids), ids, some - first)   # `ids`: nowhere
                 logits = logits.at[(*rows, place)].set(value, mode="drop")
-            value, place = jax.lax.top_k(logits, min(most, ids))
+            value, place = largest(logits, min(most, ids))
             above = lambda one: (~(logits < one[..., None]) & (tile.bias > LEAST)).sum(-1)  # noqa: E731
             one_by_one = jnp.moveaxis(mine, -1, 0)
             counts = jax.lax.map(above, one_by_one) if len(one_by_one) > 1 else above(mine[..., 0])[None]
             return jnp.moveaxis(counts, 0, -1), first + place, value
 
-        above, ids, value = self.over(count, size)
+        above, ids, value = whole.over(count, size)
         counted = lookup(self.bias[:, None], targets)[..., 0] > LEAST
         among = (~(mine[..., None, :] < mine[..., None]) & counted[..., None, :]).sum(-1)   # of targets, itself too
         rank = 1 + above.sum(0) - among + jnp.argsort(jnp.argsort(-mine))

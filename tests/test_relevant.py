@@ -11,10 +11,10 @@ import pytest
 from ir_measures import AP, RR, P, R, Success, nDCG
 
 from ecrec_jax import ranking
-from ecrec_jax.data import holdout
+from ecrec_jax.data import holdout, pack
 from ecrec_jax.data.feed import Feed
-from ecrec_jax.factored import LEAST, Factored
-from ecrec_jax.types import InputError
+from ecrec_jax.factored import BLOCK, LEAST, Factored, largest
+from ecrec_jax.types import Example, InputError
 from ecrec_jax.use import neighbours
 from experiments import compare
 from experiments.cell import Cell
@@ -206,3 +206,30 @@ def test_runs_with_several_relevant_items(log, tmp_path):  # noqa: F811
                if key.startswith("test/"))
     assert compare.same(rows["run"][0], rows["popularity"][0]) and compare.same(rows["item_knn"][0], rows["popularity"][0])
     assert rows["item_knn"][1][0].mean() > 1.5 * rows["popularity"][1][0].mean()
+
+
+# ---- speed
+@pytest.mark.parametrize("kind", ["random", "ties", "constant", "no number"])
+def test_the_largest_by_blocks(kind):
+    """What top_k says, values and places: of equals the first ones, and what isn't a number at the top."""
+    rng = np.random.default_rng(4)
+    given = rng.normal(size=(2, 3, 40 * BLOCK)).astype("f4")
+    given = {"ties": np.round(given), "constant": 0 * abs(given)}.get(kind, given)
+    given[0, :, 5:900] = -np.inf
+    if kind == "no number":
+        given[0, 1, 77] = given[1, 2, 1000] = np.nan
+    for most in (1, 3, 10):
+        for ours, wanted in zip(jax.jit(largest, static_argnums=1)(given, most), jax.lax.top_k(given, most), strict=True):
+            np.testing.assert_array_equal(ours, wanted)
+
+
+def test_rows_of_short_histories_hold_few_empty_slots():
+    """Nine histories of 12 items and many of 2: rows for these alone would have 16 slots, most of them empty in other rows."""
+    made = world.parts("next_item", "model=sasrec").task
+    asked = [Example(np.arange(1, n + 1, dtype="i4"), np.zeros(n, "i4"), 9, k, None, np.arange(1, n + 1, dtype="i4"))
+             for k, n in enumerate([12] * 400 + [2] * 100)]
+    feed = Feed(asked, made, None)
+    feed.shape = feed.few(pack.Shape(4, 32, 99), 40)
+    batches = list(feed.batches(None, 0))
+    assert sorted(x for batch in batches for x in batch["example"][batch["weight"] > 0]) == list(range(500))
+    assert np.mean([batch["weight"].mean() for batch in batches]) > 0.5 and feed.shape.slots < 16
