@@ -11,6 +11,7 @@ from ecrec_jax.data import pack
 from ecrec_jax.types import Batch, Example, InputError, Task
 
 T = TypeVar("T")
+SLOT = 16   # tokens that a slot costs as much as, where all items are ranked for it
 
 
 class Feed:
@@ -39,10 +40,19 @@ class Feed:
         return self.shape
 
     def few(self, shape: pack.Shape, examples: int) -> pack.Shape:
-        """A shape of rows as long for reading this split at its few slots, about so many examples a batch."""
-        rows = pack.plan(self.tokens, self.slots, shape._replace(slots=int(self.slots.sum())), None, self.alone)
-        most = max(int(self.slots[row].sum()) for row in rows)
-        return shape._replace(rows=max(1, round(examples * len(rows) / len(self.examples))), slots=most)
+        """A shape of rows as long for reading this split at its few slots, about so many examples a batch.
+
+        Short examples would fill rows with many more slots than others have, most of which are empty then, and ranking for a slot
+        costs more than reading a row's `SLOT` tokens: of some bounds on the slots of a row the one of the least cost is taken.
+        """
+        mean, cost = float(self.tokens.sum()) / shape.length, {}
+        for share in (1, 1.2, 1.5, 2, np.inf):
+            slots = max(int(min(share * self.slots.sum() / mean, self.slots.sum())), int(self.slots.max()), 1)
+            rows = pack.plan(self.tokens, self.slots, shape._replace(slots=slots), None, self.alone)
+            most = max(int(self.slots[row].sum()) for row in rows)
+            cost[len(rows) * (shape.length + SLOT * most)] = len(rows), most
+        count, most = cost[min(cost)]
+        return shape._replace(rows=max(1, round(examples * count / len(self.examples))), slots=most)
 
     def plan(self, seed: int | None, epoch: int) -> pack.Rows:
         """The rows of an epoch; without a seed the order of evaluation."""
