@@ -136,13 +136,13 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
 def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None,
             vectors: Float[np.ndarray, "V F"] | None = None) -> Parts:
     """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint. Models that read items'
-    texts are given their `vectors`."""
+    texts, and tasks that measure lists of them, are given their `vectors`."""
     if facts.causal and config["head"].get("pooling") in ("cls", "first"):
         raise InputError(f"head.pooling is {config['head']['pooling']}, but the first token of a causal model sees no other: set "
                          "head.pooling=mean, or model.causal=false to let all tokens see each other")
     rngs = nnx.Rngs(config["seed"])
-    told = {"vectors": vectors} if "vectors" in arguments(target(config["model"], "model")) else {}
-    model = make(constructors(config, "model"), "model", facts, rngs=rngs, **told)
+    told = {noun: {"vectors": vectors} if "vectors" in arguments(target(config[noun], noun)) else {} for noun in ("model", "task")}
+    model = make(constructors(config, "model"), "model", facts, rngs=rngs, **told["model"])
     seeded = {"rngs": rngs} if "rngs" in arguments(target(config["head"], "head")) else {}
     graph, parameters, constants = split(Net(model, make(config["head"], "head", facts, **seeded)), config["model"]["dtype"])
     report: dict[str, Any] = {"new": list(parameters) if source else [], "unread": []}
@@ -150,7 +150,8 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
         if source.labels and facts.labels and not config["model"]["new_head"]:
             agree(source, facts)
         parameters, report = fit(parameters, source, config["model"]["new_head"])
-    made = {name: make(constructors(config, name), name, facts) for name in ("task", "peft", "gradient", "strategy")}
+    made = {name: make(constructors(config, name), name, facts, **told.get(name, {}))
+            for name in ("task", "peft", "gradient", "strategy")}
     return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, **made)
 
 

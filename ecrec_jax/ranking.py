@@ -87,6 +87,36 @@ def valued(rank: Int[np.ndarray, "E *R"], price: Float[np.ndarray, "E *R"], cuto
     return found | {f"price_ndcg@{k}": float((price * gain(f"ndcg@{k}", rank)).sum() / max(price.sum(), 1e-12)) for k in cutoffs}
 
 
+def diversity(top: Int[np.ndarray, "E K"], kinds: Float[np.ndarray, "V F"] | Int[np.ndarray, "V"], cutoffs: Sequence[int]
+              ) -> dict[str, float]:
+    """diversity@k: 1 − the mean similarity of the pairs of a list's first k items, mean over the lists that hold at least two
+    (Smyth & McClave 2001; 1 less the intra-list similarity of Ziegler et al. 2005, eq. 5, over its number of pairs). `top` numbers
+    items from 1, 0 is nothing.
+
+    Similarity is the cosine of the items' vectors where `kinds` are those, 0 for a vector of zeros; where they are numbers of
+    categories it is 1 in the same one and else 0, which is the cosine of vectors with a 1 at the category; category 0, which isn't
+    known, is like no other.
+    """
+    shown, by_vectors, found = (top > 0).astype(float), kinds.ndim == 2, {}
+    if by_vectors:
+        kinds = kinds / np.maximum(np.linalg.norm(kinds, axis=1, keepdims=True), 1e-12)
+        total = np.zeros((len(top), kinds.shape[1]), "f4")
+    alike, deepest = np.zeros(len(top)), max((k for k in cutoffs if k <= top.shape[1]), default=0)
+    for place in range(deepest):
+        here = kinds[top[:, place]]
+        if by_vectors:
+            here = here * shown[:, place, None].astype("f4")
+            alike += (total * here).sum(1)   # with all before it
+            total += here
+        else:
+            alike += ((kinds[top[:, :place]] == here[:, None]) & (here[:, None] > 0)).sum(1)
+        number = shown[:, : place + 1].sum(1)
+        some = number > 1
+        if place + 1 in cutoffs and some.any():
+            found[f"diversity@{place + 1}"] = float(1 - (alike[some] / (number * (number - 1) / 2)[some]).mean())
+    return found
+
+
 def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: int) -> dict[str, Array]:
     """Rank of each slot's label, or of all `relevant` ones (0: there are no more), among all items but the batch's `seen` ones, the
     items at the top and their scores; 0 where a user has seen so many that the list ends."""
@@ -99,9 +129,10 @@ def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: i
     return asked | {"rank": rank, "top_items": jnp.where(score > LEAST, top, 0), "top_scores": score}
 
 
-def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...], prices: tuple[float, ...] | None = None
-             ) -> dict[str, Any]:
-    """Accuracy of the ranks, what the lists say of the catalogue, and what they are worth where prices are known.
+def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...], prices: tuple[float, ...] | None = None,
+             vectors: Float[np.ndarray, "V F"] | None = None, categories: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Accuracy of the ranks, what the lists say of the catalogue, what they are worth where prices are known, and how much their
+    items differ, by `vectors` of these or else by categories.
 
     Raises:
         InputError: scores that aren't numbers.
@@ -111,6 +142,9 @@ def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...],
     found = accuracy(columns["rank"], cutoffs)
     if prices is not None:
         found |= valued(columns["rank"], np.array(prices)[columns.get("relevant", columns["label"])], cutoffs)
+    kinds = categories if vectors is None else vectors
+    if kinds is not None:
+        found |= diversity(columns["top_items"], np.asarray(kinds), cutoffs)
     return found | beyond(columns["top_items"] - 1, np.array(item_counts[1:-1]), cutoffs)
 
 

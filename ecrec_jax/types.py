@@ -83,6 +83,7 @@ class Facts:
     item_counts: tuple[int, ...] | None = None    # of the histories to train on, [V]
     new_ids: tuple[int, ...] = ()                 # items that nothing is trained on
     prices: tuple[float, ...] | None = None       # of the items, [V]; 0 where it isn't known
+    categories: tuple[int, ...] | None = None     # of the items, numbered from 1, [V]; 0 where it isn't known
     center: float | None = None
     scale: float | None = None
     steps: int | None = None

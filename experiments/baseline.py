@@ -70,7 +70,8 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     data = section.make(config["data"], "data", Facts())
     corpus = data.load("", data.max_length)
     facts = Facts(**corpus.facts)
-    task, model = section.make(config["task"], "task", facts), section.make(config["baseline"], "baseline", facts)
+    task = section.make(config["task"], "task", facts, vectors=corpus.vectors)
+    model = section.make(config["baseline"], "baseline", facts)
     source.save_facts(facts, folder)
     evaluate.write_json({"sha256": corpus.digest, **corpus.report}, folder / "data.json")
     ranked = protocol(config, corpus) | {"loss": "none"}

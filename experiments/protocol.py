@@ -23,7 +23,10 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
     if trained.get("objective") == "ce":
         trained = {"objective": "ce"}
     digest = hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]
-    return {"fingerprint": digest, **judged, "cut-offs": task["cutoffs"], "loss": trained or task["_target_"].rpartition(".")[2]}
+    lists = {"diversity": "of the vectors of data.vectors"} if corpus.vectors is not None else \
+        {"diversity": "of the categories of data.items"} if "categories" in corpus.facts else {}
+    return {"fingerprint": digest, **judged, "cut-offs": task["cutoffs"], **lists,
+            "loss": trained or task["_target_"].rpartition(".")[2]}
 
 
 def told(found: Mapping[str, Any]) -> str:

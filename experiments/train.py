@@ -99,7 +99,7 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
         ranked = protocol(config, parts.corpus)
         evaluate.write_json(ranked, folder / "protocol.json")
         print(told(ranked))
-    if parts.corpus.vectors is not None and parts.constants:
+    if parts.corpus.vectors is not None:
         vectors.keep(parts.corpus.vectors, folder / build.VECTORS)
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):

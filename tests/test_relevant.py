@@ -1,5 +1,6 @@
 """Users who are asked for several items at once: their splits, ranks and metrics, and that one item is the special case."""
 
+import itertools
 import json
 
 import ir_measures
@@ -11,11 +12,12 @@ import pytest
 from ir_measures import AP, RR, P, R, Success, nDCG
 
 from ecrec_jax import ranking
-from ecrec_jax.data import holdout, pack
+from ecrec_jax.data import catalogue, holdout, pack
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.factored import BLOCK, LEAST, Factored, largest
 from ecrec_jax.types import Example, InputError
 from ecrec_jax.use import neighbours
+from ecrec_jax.use.diversify import similarity
 from experiments import compare
 from experiments.cell import Cell
 from tests import world
@@ -184,7 +186,8 @@ def test_what_several_are_worth():
 # ---- commands
 def test_runs_with_several_relevant_items(log, tmp_path):  # noqa: F811
     """A network, read again, and baselines: lists of targets and ranks, the same numbers from them, and pairs of rows compared."""
-    words = [*WORDS, f"data.path={log}", "data.split=last_n", "data.last=2", "best.metric=map@5"]
+    kinds = written(tmp_path / "items.csv", "item,category\n" + "".join(f"i{i},{i // 6}\n" for i in range(30)))
+    words = [*WORDS, f"data.path={log}", "data.split=last_n", "data.last=2", "best.metric=map@5", f"data.items={kinds}"]
     run, rows = tmp_path / "run", {}
     assert call("train", *words, "epochs=2", "data.batch_size=32", f"run_dir={run}") == 0
     for name in ("item_knn", "popularity"):
@@ -193,7 +196,7 @@ def test_runs_with_several_relevant_items(log, tmp_path):  # noqa: F811
     assert call("evaluate", f"run_dir={run}", "split=test") == 0
     for folder in (run, tmp_path / "item_knn", tmp_path / "popularity"):
         summary, protocol = (json.loads((folder / name).read_text()) for name in ("summary.json", "protocol.json"))
-        assert protocol["split"] == "the last 2 items of each user"
+        assert protocol["split"] == "the last 2 items of each user" and 0 < summary["test/diversity@5"] < 1
         table = pq.read_table(folder / "predictions" / "test.parquet")
         target, rank = compare.ranks(table)
         assert len(table) == 120 and max(map(len, table["target"].to_pylist())) == rank.shape[1] == 2
@@ -233,3 +236,30 @@ def test_rows_of_short_histories_hold_few_empty_slots():
     batches = list(feed.batches(None, 0))
     assert sorted(x for batch in batches for x in batch["example"][batch["weight"] > 0]) == list(range(500))
     assert np.mean([batch["weight"].mean() for batch in batches]) > 0.5 and feed.shape.slots < 16
+
+
+# ---- diversity
+def test_lists_that_say_many_things():
+    """By vectors as `use.diversify` has it, and by a loop over pairs where lists end early; categories are vectors with a 1."""
+    rng = np.random.default_rng(5)
+    vectors = np.pad(rng.normal(size=(20, 6)), ((1, 1), (0, 0))).astype("f4")
+    top = np.array([1 + rng.permutation(20)[:5] for _ in range(9)])
+    assert ranking.diversity(top, vectors, [1, 5, 10]) == pytest.approx({"diversity@5": 1 - similarity(vectors[top])}, abs=1e-6)
+    top[0, 2:], top[1, 1:] = 0, 0
+    category = np.pad(rng.integers(0, 4, 20), 1)
+    for kinds in (vectors, category, np.eye(4)[category] * (category > 0)[:, None]):
+        alike = lambda a, b: float(a == b > 0) if kinds.ndim == 1 else a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)  # noqa: B023,E731
+        each = [[1 - alike(kinds[a], kinds[b]) for a, b in itertools.combinations(row[row > 0], 2)] for row in top]
+        wanted = np.mean([np.mean(row) for row in each if row])
+        assert ranking.diversity(top, kinds, [5])["diversity@5"] == pytest.approx(wanted, abs=1e-6)
+    one = ranking.diversity(top, category, [5])
+    assert one == pytest.approx(ranking.diversity(top, np.eye(4)[category] * (category > 0)[:, None], [5]))
+
+
+def test_categories_of_a_table(tmp_path):
+    table = written(tmp_path / "items.csv", "item,category\na,shoes\nb,\nc,hats\nx,bags\n")
+    assert catalogue.known(table, ["c", "b", "a", "d"]) == ({"categories": (0, 2, 0, 3, 0, 0)}, {"items without category": 2})
+    both = written(tmp_path / "both.csv", "item,category,price\na,shoes,1\n")
+    assert set(catalogue.known(both, ["a"])[0]) == {"prices", "categories"}
+    with pytest.raises(InputError, match="no column 'price'"):
+        catalogue.known(written(tmp_path / "none.csv", "item\na\n"), ["a"])

@@ -3,9 +3,27 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ecrec_jax.data import read
 from ecrec_jax.types import InputError
+
+
+def known(path: Path, items: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """(facts of the items: prices and categories, as far as the table has such columns; of how many it doesn't say them).
+
+    Raises:
+        InputError: as `prices`; neither column is there.
+    """
+    table, facts, lacking = read.read(path), {}, {}
+    if "price" in table.columns or "category" not in table.columns:
+        facts["prices"], lacking["items without price"] = prices(path, items)
+    if "category" in table.columns:
+        kind = dict(zip(read.column(table, "item", "data.items"), read.column(table, "category", "data.items"), strict=True))
+        number = {name: i for i, name in enumerate(sorted({x for x in kind.values() if x}), 1)}
+        found = [number.get(kind.get(item), 0) for item in items]
+        facts["categories"], lacking["items without category"] = (0, *found, 0), found.count(0)
+    return facts, lacking
 
 
 def prices(path: Path, items: Sequence[str]) -> tuple[tuple[float, ...], int]:

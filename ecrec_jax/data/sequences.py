@@ -26,8 +26,8 @@ class Sequences:
 
     `format`: pairs, lists (see the functions), or table: one event a row, a user's events in the order of `time_column`, equal
     times in the order of the file. `align`: whether positions are counted from a history's first item, or so that its last item
-    has the last position (padding on the left). `items`: a table with the columns item and price, for revenue. `vectors`: a file of
-    `experiments.encode` for models that read items' texts.
+    has the last position (padding on the left). `items`: a table with the columns item and price, for revenue, or category, for
+    diversity. `vectors`: a file of `experiments.encode` for models that read items' texts, and for diversity.
     `new_items`: a share of the items, drawn by `split_seed`, of which nothing is trained on or validated with; who bought one of
     them last is tested, which asks what a model can say of items it has never seen.
     """
@@ -142,8 +142,8 @@ class Sequences:
                    "split": self.told(new),
                    "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
         if self.items is not None:
-            prices, lacking = catalogue.prices(read.locate(self.items, self.root, "data.items"), events.items)
-            facts, report = facts | {"prices": prices}, report | {"items without price": lacking}
+            known, lacking = catalogue.known(read.locate(self.items, self.root, "data.items"), events.items)
+            facts, report = facts | known, report | lacking
         where = self.vectors and read.locate(self.vectors, self.root, "data.vectors")
         return Corpus(examples, {name: [] for name in SPLITS}, facts, events.digest, report, Catalogue(events.items, events.users),
                       where and vectors_of.load(where, events.items))

@@ -30,6 +30,8 @@ class MaskedItem:
     mask_id: int
     positions: int
     prices: tuple[float, ...] | None = None
+    vectors: Any = None
+    categories: tuple[int, ...] | None = None
     couples_rows = False
     target = "masked_item"
 
@@ -72,5 +74,6 @@ class MaskedItem:
         return ranking.ranks(outputs, batch, self.special_ids, self.most)
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
-        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known."""
-        return ranking.measured(columns, self.cutoffs, self.item_counts, self.prices)
+        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known; diversity where
+        items have vectors (`data.vectors`) or categories."""
+        return ranking.measured(columns, self.cutoffs, self.item_counts, self.prices, self.vectors, self.categories)

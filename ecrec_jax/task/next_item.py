@@ -74,6 +74,8 @@ class NextItem:
     special_ids: tuple[int, ...]
     new_ids: tuple[int, ...]
     prices: tuple[float, ...] | None = None
+    vectors: Any = None
+    categories: tuple[int, ...] | None = None
     couples_rows = {"sampling": "batch"}
     target = "next_item"
 
@@ -164,7 +166,8 @@ class NextItem:
         return found | {"sampled_rank": 1 + (~below).sum(-1)}
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
-        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known; and among candidates."""
-        found = ranking.measured(columns, self.cutoffs, self.item_counts, self.prices)
+        """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known;
+        diversity where items have vectors (`data.vectors`) or categories; and among candidates."""
+        found = ranking.measured(columns, self.cutoffs, self.item_counts, self.prices, self.vectors, self.categories)
         among = ranking.accuracy(columns["sampled_rank"], self.cutoffs) if "sampled_rank" in columns else {}
         return found | {f"{name}_of_{SAMPLED}_{self.sampled}": value for name, value in among.items()}
