@@ -87,6 +87,25 @@ def valued(rank: Int[np.ndarray, "E *R"], price: Float[np.ndarray, "E *R"], cuto
     return found | {f"price_ndcg@{k}": float((price * gain(f"ndcg@{k}", rank)).sum() / max(price.sum(), 1e-12)) for k in cutoffs}
 
 
+def by_length(length: Int[np.ndarray, "E"], rank: Int[np.ndarray, "E *R"], cutoffs: Sequence[int]) -> list[dict[str, Any]]:
+    """Accuracy of users with histories of about one length: at most six groups, which quantiles of the lengths part; shortest and
+    longest, mean and number of each. Lengths count items that were read, so none is above data.max_length."""
+    ends = np.unique(np.quantile(length, np.arange(1, 7) / 6, method="lower"))
+    groups = [np.flatnonzero(np.searchsorted(ends, length) == i) for i in range(len(ends))]
+    return [{"least": int(length[some].min()), "most": int(length[some].max()), "length": float(length[some].mean()),
+             "users": len(some), **accuracy(rank[some], cutoffs)} for some in groups]
+
+
+def exposure(top: Int[np.ndarray, "E K"], counts: Int[np.ndarray, "I"], cutoffs: Sequence[int]) -> dict[str, list[float]]:
+    """The share of the training events ("training") and of what is recommended at every cut-off ("@k") that each tenth of the items
+    has, the most popular tenth first; items are numbered from 0, -1 is nothing."""
+    tenth = np.empty(len(counts), int)
+    tenth[np.argsort(-counts, kind="stable")] = np.arange(len(counts)) * 10 // len(counts)
+    share = lambda events: (np.bincount(tenth, events, 10) / max(events.sum(), 1)).tolist()  # noqa: E731
+    shown = {f"@{k}": np.bincount(top[:, :k][top[:, :k] >= 0], minlength=len(counts)) for k in cutoffs if k <= top.shape[1]}
+    return {name: share(events) for name, events in {"training": counts, **shown}.items()}
+
+
 def diversity(top: Int[np.ndarray, "E K"], kinds: Float[np.ndarray, "V F"] | Int[np.ndarray, "V"], cutoffs: Sequence[int]
               ) -> dict[str, float]:
     """diversity@k: 1 − the mean similarity of the pairs of a list's first k items, mean over the lists that hold at least two
@@ -117,6 +136,12 @@ def diversity(top: Int[np.ndarray, "E K"], kinds: Float[np.ndarray, "V F"] | Int
     return found
 
 
+def lengths(batch: Batch) -> Int[Array, "B S"]:
+    """Tokens of each slot's example."""
+    mine = jnp.take_along_axis(batch["segment"], batch["slot"], 1)
+    return (batch["segment"][:, None] == mine[..., None]).sum(-1)
+
+
 def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: int) -> dict[str, Array]:
     """Rank of each slot's label, or of all `relevant` ones (0: there are no more), among all items but the batch's `seen` ones, the
     items at the top and their scores; 0 where a user has seen so many that the list ends."""
@@ -131,8 +156,8 @@ def ranks(outputs: Factored, batch: Batch, special_ids: tuple[int, ...], most: i
 
 def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...], prices: tuple[float, ...] | None = None,
              vectors: Float[np.ndarray, "V F"] | None = None, categories: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Accuracy of the ranks, what the lists say of the catalogue, what they are worth where prices are known, and how much their
-    items differ, by `vectors` of these or else by categories.
+    """Accuracy of the ranks, by the length of histories too where that is known, what the lists say of the catalogue, what they are
+    worth where prices are known, and how much their items differ, by `vectors` of these or else by categories.
 
     Raises:
         InputError: scores that aren't numbers.
@@ -145,7 +170,10 @@ def measured(columns: Columns, cutoffs: list[int], item_counts: tuple[int, ...],
     kinds = categories if vectors is None else vectors
     if kinds is not None:
         found |= diversity(columns["top_items"], np.asarray(kinds), cutoffs)
-    return found | beyond(columns["top_items"] - 1, np.array(item_counts[1:-1]), cutoffs)
+    if "length" in columns:
+        found["by_length"] = by_length(columns["length"], columns["rank"], cutoffs)
+    lists = columns["top_items"] - 1, np.array(item_counts[1:-1]), cutoffs
+    return found | beyond(*lists) | {"exposure": exposure(*lists)}
 
 
 def check(cutoffs: list[int], items: int, most: int) -> None:

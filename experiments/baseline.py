@@ -95,7 +95,8 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
                 made["sampled_rank"] = 1 + (others >= np.take_along_axis(scores, label[:, None] - 1, 1)).sum(1)
             found.append(made)
         columns = {key: np.concatenate([part[key] for part in found]) for key in found[0]}
-        columns |= {"example": np.array([e.index for e in examples]), "loss": np.zeros(len(examples))}
+        columns |= {"example": np.array([e.index for e in examples]), "loss": np.zeros(len(examples)),
+                    "length": np.array([len(e.tokens) for e in examples])}
         summary |= evaluate.keep(folder, split, task.metrics(columns), columns, facts, corpus.catalogue)
     return summary
 

@@ -30,8 +30,8 @@ def line(i: int) -> str:
     return ("solid", "dashed", "dotted")[i // len(LIGHT) % 3]
 
 
-def curves(title: str, drawn: Sequence[Curve], last: float) -> Markup:
-    """Curves over the steps up to the `last`, in one frame."""
+def curves(title: str, drawn: Sequence[Curve], last: float, unit: str = "step") -> Markup:
+    """Curves over the steps, or another `unit`, up to the `last`, in one frame."""
     frame = Frame(0, last, *span([y for _, _, points in drawn for _, y in points]))
     inside = [frame.axes()]
     for i, name, points in drawn:
@@ -40,7 +40,7 @@ def curves(title: str, drawn: Sequence[Curve], last: float) -> Markup:
         places = [frame.at(*point) for point in thinned(points)]
         inside.append(tag("polyline", tag("title", name), at=style | {"points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)}))
         if len(points) <= 20:   # a curve of one point would not be seen
-            inside += [tag("circle", tag("title", f"{name}, step {step:g}: {value:.4g}"), at={
+            inside += [tag("circle", tag("title", f"{name}, {unit} {step:g}: {value:.4g}"), at={
                 "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": 2.5, "style": f"fill:var({colour(i)})"})
                 for (x, y), (step, value) in zip(places, points, strict=True)]
     return figure(title, inside)

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ecrec_jax.meter import brief
+from ecrec_jax.source import load_config
 
 COUNTED = 20   # classes up to which a confusion matrix says its counts
 
@@ -39,7 +40,8 @@ def curves(folder: Path) -> None:
 
 
 def reports(folder: Path) -> None:
-    """plots/confusion_SPLIT.png and plots/reliability_SPLIT.png of every report that says so much."""
+    """plots/confusion_SPLIT.png and reliability_SPLIT.png, or of runs that rank items length_SPLIT.png and exposure_SPLIT.png, of
+    every report that says so much."""
     for path in sorted((folder / "report").glob("*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         if "confusion_matrix" in report:
@@ -47,6 +49,41 @@ def reports(folder: Path) -> None:
                       folder / "plots" / f"confusion_{path.stem}.png")
         if "calibration" in report:
             reliability(report["calibration"], path.stem, folder / "plots" / f"reliability_{path.stem}.png")
+        if "by_length" in report:
+            metric, cutoff = measured_by(report, load_config(folder)["best"]["metric"])
+            lengths(report["by_length"], metric, path.stem, folder / "plots" / f"length_{path.stem}.png")
+            exposure(report["exposure"], cutoff, path.stem, folder / "plots" / f"exposure_{path.stem}.png")
+
+
+def measured_by(report: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    """(the metric that users' groups are drawn by, the cut-off "@k" of the lists): the one that picked the checkpoint, if it is a
+    mean over users, else NDCG at the last cut-off."""
+    known = [name for name in report["by_length"][0] if name == metric or name.startswith("ndcg@")]
+    metric = metric if metric in known else known[-1]
+    cutoff = metric[metric.find("@") :]
+    return metric, cutoff if cutoff in report["exposure"] else list(report["exposure"])[-1]
+
+
+def lengths(groups: Sequence[Mapping[str, Any]], metric: str, title: str, path: Path) -> None:
+    """A metric of users by the length of their histories, and how many there are of each."""
+    figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
+    axis.bar(range(len(groups)), [group[metric] for group in groups], color="tab:blue", alpha=0.8)
+    spans = [f"{g['least']}" + (f"–{g['most']}" if g["most"] > g["least"] else "") + f"\n{g['users']:,}" for g in groups]
+    axis.set_xticks(range(len(groups)), spans)
+    axis.set(title=title, xlabel="items in the history, users", ylabel=metric)
+    axis.grid(axis="y", alpha=0.3)
+    save(figure, path)
+
+
+def exposure(shares: Mapping[str, Sequence[float]], cutoff: str, title: str, path: Path) -> None:
+    """How much of the training events and of the lists each tenth of the items has."""
+    figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
+    for key, name, shift in (("training", "training events", -0.2), (cutoff, f"recommended {cutoff}", 0.2)):
+        axis.bar(np.arange(1, 11) + shift, shares[key], 0.4, label=name)
+    axis.set(title=title, xlabel="tenth of the items, the most popular first", ylabel="share", xticks=range(1, 11))
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(fontsize=8)
+    save(figure, path)
 
 
 def confusion(counts: np.ndarray, names: Sequence[str], title: str, path: Path) -> None:

@@ -90,7 +90,8 @@ def main(config: dict[str, Any]) -> None:
     rows = [row | {"against": [x for x in row["against"] if x in sides]} for row in rows if row["name"] in sides]
     text = page.whole(title, sections.numbers(sides, columns), sections.significance(rows, cells, tested),
                       sections.differing(sides), sections.courses(sides), sections.calibration(sides, split),
-                      sections.confusion(sides, split), sections.against(rows, sides, split, config["data"]["root"]),
+                      sections.confusion(sides, split), sections.lists(sides, split),
+                      sections.against(rows, sides, split, config["data"]["root"]),
                       sections.surroundings(sides))
     out.mkdir(parents=True, exist_ok=True)
     record.write_text(text, out / "report.html")

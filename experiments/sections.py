@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ecrec_jax import metrics
 from ecrec_jax.meter import brief
-from experiments import examples, figure, page, record
+from experiments import examples, figure, page, plot, record
 from experiments.cell import Cell
 from experiments.compare import METHOD, answers, asked, pairs
 from experiments.page import Markup, tag
@@ -129,6 +129,31 @@ def confusion(sides: Sides, split: str) -> Markup | None:
         found.append(page.folded(title, figure.confusion(matrix, [known[n] for n in place]), shown=len(sides) <= 4))
     about = tag("p.soft", "Counts, and their share of the label's row.")
     return page.joined(tag("h2", "Confusion"), about, *found) if found else None
+
+
+def lists(sides: Sides, split: str) -> Markup | None:
+    """Of runs that rank items: a metric over the length of histories, and whose the lists are by popularity; a curve a run."""
+    drawn: dict[str, list[figure.Curve]] = {}
+    for i, (name, cells) in enumerate(sides.items()):
+        for cell in cells:
+            path = cell.folder / "report" / f"{split}.json"
+            report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if "by_length" not in report:
+                continue
+            metric, cutoff = plot.measured_by(report, cell.config["best"]["metric"])
+            said, tenths = f"{name}, seed {cell.seed}", lambda shares: list(enumerate(shares, 1))
+            by_length = [(group["length"], group[metric]) for group in report["by_length"]]
+            drawn.setdefault(f"{metric} over items in the history", []).append((i, said, by_length))
+            shares = drawn.setdefault(f"share of the lists {cutoff} over tenths of the items", [
+                (len(sides), "training events", tenths(report["exposure"]["training"]))])
+            shares.append((i, said, tenths(report["exposure"][cutoff])))
+    if not drawn:
+        return None
+    panels = [figure.curves(title, curves, max(x for *_, points in curves for x, _ in points),
+                            "items" if "history" in title else "tenth") for title, curves in drawn.items()]
+    about = "Users by the items of their histories that were read; tenths of the items by training events, the most popular first."
+    return page.joined(tag("h2", "Users and items"), tag("p.soft", about), figure.legend([*sides, "training events"]),
+                       tag("div.grid", *panels))
 
 
 def against(rows: Sequence[Mapping[str, Any]], sides: Sides, split: str, root: str) -> Markup | None:

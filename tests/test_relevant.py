@@ -18,7 +18,7 @@ from ecrec_jax.factored import BLOCK, LEAST, Factored, largest
 from ecrec_jax.types import Example, InputError
 from ecrec_jax.use import neighbours
 from ecrec_jax.use.diversify import similarity
-from experiments import compare
+from experiments import compare, plot
 from experiments.cell import Cell
 from tests import world
 from tests.test_commands import call
@@ -197,6 +197,7 @@ def test_runs_with_several_relevant_items(log, tmp_path):  # noqa: F811
     for folder in (run, tmp_path / "item_knn", tmp_path / "popularity"):
         summary, protocol = (json.loads((folder / name).read_text()) for name in ("summary.json", "protocol.json"))
         assert protocol["split"] == "the last 2 items of each user" and 0 < summary["test/diversity@5"] < 1
+        assert all((folder / "plots" / f"{name}_test.png").stat().st_size > 5000 for name in ("length", "exposure"))
         table = pq.read_table(folder / "predictions" / "test.parquet")
         target, rank = compare.ranks(table)
         assert len(table) == 120 and max(map(len, table["target"].to_pylist())) == rank.shape[1] == 2
@@ -208,6 +209,9 @@ def test_runs_with_several_relevant_items(log, tmp_path):  # noqa: F811
     assert all(before[key] == pytest.approx(summary) for key, summary in json.loads((run / "summary.json").read_text()).items()
                if key.startswith("test/"))
     assert compare.same(rows["run"][0], rows["popularity"][0]) and compare.same(rows["item_knn"][0], rows["popularity"][0])
+    assert call("report", f"run_dir=[{run},{tmp_path / 'item_knn'}]", f"out={tmp_path}") == 0
+    page = (tmp_path / "report.html").read_text()
+    assert all(word in page for word in ("map@5 over items in the history", "share of the lists @5", "training events"))
     assert rows["item_knn"][1][0].mean() > 1.5 * rows["popularity"][1][0].mean()
 
 
@@ -263,3 +267,45 @@ def test_categories_of_a_table(tmp_path):
     assert set(catalogue.known(both, ["a"])[0]) == {"prices", "categories"}
     with pytest.raises(InputError, match="no column 'price'"):
         catalogue.known(written(tmp_path / "none.csv", "item\na\n"), ["a"])
+
+
+# ---- who is served, and what is shown
+def test_metrics_by_the_length_of_histories():
+    """Every user is in one group, groups don't overlap, and their means weighed by users are the mean of all."""
+    rng = np.random.default_rng(6)
+    length, rank = rng.integers(1, 30, 500) ** 2 // 30 + 1, rng.integers(1, 20, 500)
+    found = ranking.by_length(length, rank, [1, 5])
+    assert sum(group["users"] for group in found) == 500 and 1 < len(found) <= 6
+    assert all(a["most"] < b["least"] for a, b in itertools.pairwise(found))
+    for name, value in ranking.accuracy(rank, [1, 5]).items():
+        assert sum(group[name] * group["users"] for group in found) / 500 == pytest.approx(value)
+    mine = (length >= found[1]["least"]) & (length <= found[1]["most"])
+    assert found[1]["users"] == mine.sum() and found[1]["recall@5"] == pytest.approx((rank[mine] <= 5).mean())
+    assert [group["users"] for group in ranking.by_length(np.full(9, 4), rank[:9], [1])] == [9]
+
+
+def test_whose_the_lists_are():
+    """Twenty items with 20 … 1 events: a tenth is two items. At 1 items 0 and 19 are shown, at 2 item 3 too, and nothing once."""
+    counts = np.arange(20, 0, -1)
+    found = ranking.exposure(np.array([[0, 3], [19, -1]]), counts, [1, 2, 5])
+    assert found["training"] == pytest.approx(counts.reshape(10, 2).sum(1) / 210) and "@5" not in found
+    assert found["@1"] == [0.5, *[0] * 8, 0.5] and found["@2"] == pytest.approx([1 / 3, 1 / 3, *[0] * 7, 1 / 3])
+
+
+@pytest.mark.parametrize("task", ["next_item", "masked_item"])
+def test_lengths_are_of_what_was_read(task):
+    made = world.parts(task)
+    asked = [e._replace(label=int(e.label[-1])) for e in world.examples(task, 9)]
+    feed = Feed(asked, made.task, None)
+    feed.shape = feed.shaped(4, None)._replace(seen=feed.seen)
+    for batch in feed.batches(None, 0):
+        found = np.asarray(made.task.columns(made.graph.net(made.parameters)(jax.tree.map(jnp.asarray, batch)), batch)["length"])
+        for place in map(tuple, np.argwhere(batch["weight"] > 0)):
+            assert found[place] == len(asked[batch["example"][place]].tokens)
+
+
+def test_the_metric_that_is_drawn():
+    report = {"by_length": [{"users": 3, "mrr": 0.1, "recall@5": 0.2, "ndcg@1": 0.1, "ndcg@5": 0.2}],
+              "exposure": {"training": [], "@5": []}}
+    assert plot.measured_by(report, "recall@5") == ("recall@5", "@5") and plot.measured_by(report, "loss") == ("ndcg@5", "@5")
+    assert plot.measured_by(report, "mrr") == ("mrr", "@5") and plot.measured_by(report, "ndcg@1") == ("ndcg@1", "@5")

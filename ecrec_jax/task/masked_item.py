@@ -70,8 +70,8 @@ class MaskedItem:
         return losses.item_cross_entropy(outputs, batch["label"], self.special_ids, self.new_ids)
 
     def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:
-        """Rank and list of every slot."""
-        return ranking.ranks(outputs, batch, self.special_ids, self.most)
+        """Rank and list of every slot, items that were read besides [MASK]."""
+        return ranking.ranks(outputs, batch, self.special_ids, self.most) | {"length": ranking.lengths(batch) - 1}
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
         """Recall, NDCG and the like at the cut-offs, over all items; revenue where prices are known; diversity where

@@ -158,8 +158,8 @@ class NextItem:
         return jnp.where((label != batch["label"][..., None]) & (weight > 0), logits, LEAST)
 
     def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:
-        """Rank and list of every slot; the rank among the candidates where there are some."""
-        found = ranking.ranks(outputs, batch, self.special_ids, self.most)
+        """Rank and list of every slot, items that were read; the rank among the candidates where there are some."""
+        found = ranking.ranks(outputs, batch, self.special_ids, self.most) | {"length": ranking.lengths(batch)}
         if "candidate" not in batch:
             return found
         below = outputs.at(batch["candidate"]) < outputs.at(batch["label"][..., None])
