@@ -23,8 +23,9 @@ LEAST = -1e8            # of a bias: ids below are in nobody's list
 def log_sum(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S"]:
     """log Σ exp(query · table + bias), piece by piece. Nothing of the logits' size is kept but their powers, each piece's over its
     largest one: the gradient scales queries and results by what softmax divides by. On CPU pieces stay in the caches and in memory
-    that is used again, which halves the time."""
-    return powers(query, table, bias)[0]
+    that is used again, which halves the time. Without a gradient all logits are made as `ranked` makes them, so that a program that
+    does both multiplies once."""
+    return jax.nn.logsumexp(Factored(query, table, bias).filled(BLOCK).logits(), -1)
 
 
 def pieces(logits: int, ids: int) -> list[int]:
