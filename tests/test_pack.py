@@ -109,7 +109,7 @@ def test_every_epoch_has_the_same_shapes(task):
     assert feed_of(task, alone=True).shape.rows == 16
     for key in ((0, 0), (3, 7)):
         shapes = {tuple(batch[name].shape for name in ("tokens", "slot", "label")) for batch in one.batches(*key)}
-        b, length, slots, _ = one.shape
+        b, length, slots, *_ = one.shape
         assert shapes == {((b, length), (b, slots), (b, slots))}
 
 
