@@ -9,9 +9,10 @@ from sklearn import metrics as sk
 
 
 def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro/micro/weighted F1, MCC, ROC-AUC and PR-AUC (average precision; both one against the rest, macro), expected
-    calibration error with its bins, per class, confusion matrix.
+    """Accuracy, macro/micro/weighted F1, MCC, ROC-AUC and PR-AUC (average precision; both one against the rest, macro), log loss,
+    expected calibration error with its bins, per class, confusion matrix.
 
+    Log loss is −mean log p(label) in nats, p at least 2e-16, without the weights, smoothing and focus of a training loss.
     Classes without an example count with F1 = 0 in the macro mean; both areas are left out where a class is missing.
     """
     predicted, ids = scores.argmax(-1), np.arange(len(labels))
@@ -19,6 +20,8 @@ def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"]
     for name in ("macro", "micro", "weighted"):
         found[f"{name}_f1"] = float(sk.f1_score(label, predicted, labels=ids, average=name, zero_division=0))
     found["mcc"] = float(sk.matthews_corrcoef(label, predicted))
+    own = scores[np.arange(len(label)), label] / scores.sum(-1, dtype="f8")
+    found["log_loss"] = float(-np.log(np.maximum(own, np.finfo("f8").eps)).mean())
     if len(np.unique(label)) == len(labels):
         binary = len(labels) == 2
         found["roc_auc"] = float(sk.roc_auc_score(label, scores[:, 1] if binary else scores / scores.sum(-1, keepdims=True),

@@ -176,6 +176,16 @@ def test_roc_auc_of_two_classes():
     assert "roc_auc" not in metrics.classification(np.array([1, 1]), np.array([[0.5, 0.5]] * 2), ("n", "y"))
 
 
+def test_log_loss():
+    """As scikit-learn's, on f32 probabilities that don't sum to one exactly, with a class that has no example."""
+    scores = np.random.default_rng(0).dirichlet(np.ones(3), 50).astype("f4")
+    label, exact = np.arange(50) % 2, scores.astype("f8")
+    wanted = sk.log_loss(label, exact / exact.sum(1, keepdims=True), labels=[0, 1, 2])
+    assert metrics.classification(label, scores, ("a", "b", "c"))["log_loss"] == pytest.approx(wanted, rel=1e-12)
+    sure = metrics.classification(np.array([0, 1]), np.array([[0, 1], [0, 1]], "f4"), ("n", "y"))["log_loss"]
+    assert sure == pytest.approx(26 * math.log(2))   # certain and wrong once in two: half of -log 2^-52, not infinite
+
+
 def test_average_precision():
     """Positives rank 1 and 3 of 4: precision 1 at half the recall, 2/3 at the other half: 5/6. Of several classes their mean."""
     high = np.array([0.9, 0.5, 0.4, 0.1])

@@ -77,6 +77,6 @@ class Classification:
         return {"scores": jax.nn.sigmoid(outputs) if self.multi_label else jax.nn.softmax(outputs)}
 
     def metrics(self, columns: Columns) -> dict[str, Any]:
-        """Accuracy, F1 in three means, ROC-AUC, PR-AUC, MCC, calibration, per class, confusion matrix."""
+        """Accuracy, F1 in three means, ROC-AUC, PR-AUC, MCC, log loss, calibration, per class, confusion matrix."""
         measure = metrics.multi_label if self.multi_label else metrics.classification
         return measure(columns["label"], columns["scores"], self.labels)
