@@ -76,6 +76,40 @@ def largest(values: Float[Array, "*B V"], most: int) -> tuple[Float[Array, "*B K
     return value, jnp.take_along_axis((BLOCK * block + jnp.arange(BLOCK)).reshape(*values.shape[:-1], -1), place, -1)
 
 
+@jax.custom_vjp
+def products(query: Float[Array, "M P D"], table: Float[Array, "V D"], ids: Int[Array, "M N"]) -> Float[Array, "M P N"]:
+    """What the P queries of each of M groups and its N vectors of the table have as products, f32; zeros where the ids are 0. Else
+    no id comes twice in a group. A group's vectors are gathered, and their gradients made, while they are in the caches."""
+    def one(group: tuple[Array, Array]) -> Array:
+        some = lambda: (group[0] @ table[group[1]].T).astype(jnp.float32)  # noqa: E731
+        return jax.lax.cond(group[1][0] > 0, some, lambda: jnp.zeros((query.shape[1], ids.shape[1]), jnp.float32))
+
+    return jax.lax.map(one, (query, ids))
+
+
+def products_forward(query: Array, table: Array, ids: Array) -> tuple[Array, Any]:
+    """(products, what the gradient needs)."""
+    return products(query, table, ids), (query, table, ids)
+
+
+def products_gradient(kept: Any, gradient: Float[Array, "M P N"]) -> tuple[Array, Array, None]:
+    """Of queries and table; sums of a vector's gradients are f32."""
+    query, table, ids = kept
+
+    def one(total: Array, given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        query, ids, gradient = given
+        gradient = gradient.astype(table.dtype)
+        some = lambda total: (total.at[ids].add((gradient.T @ query).astype(jnp.float32), unique_indices=True),  # noqa: E731
+                              gradient @ table[ids])
+        return jax.lax.cond(ids[0] > 0, some, lambda total: (total, jnp.zeros_like(query)), total)
+
+    of_table, of_query = jax.lax.scan(one, jnp.zeros(table.shape, jnp.float32), (query, ids, gradient))
+    return of_query, of_table.astype(table.dtype), None
+
+
+products.defvjp(products_forward, products_gradient)
+
+
 class Factored(NamedTuple):
     """Logits over a table, `query @ table.T + bias`, made only when asked."""
 
@@ -91,6 +125,13 @@ class Factored(NamedTuple):
         """Logits of some ids only, f32."""
         score = jnp.einsum("bsd,bsnd->bsn", self.query, lookup(self.table, ids))
         return score.astype(jnp.float32) + lookup(self.bias[:, None], ids)[..., 0].astype(jnp.float32)
+
+    def among(self, ids: Int[Array, "B G N"]) -> Float[Array, "B S N"]:
+        """Logits of some ids, f32: the same ones, each once, for each of the G groups that the S slots of a row make."""
+        b, groups, n = ids.shape
+        score = products(self.query.reshape(b * groups, -1, self.query.shape[-1]), self.table, ids.reshape(-1, n))
+        bias = lookup(self.bias[:, None], ids)[..., 0].astype(jnp.float32)
+        return (score.reshape(b, groups, -1, n) + bias[:, :, None]).reshape(b, -1, n)
 
     def filled(self, size: int) -> "Factored":
         """With ids of no weight up to a multiple of `size`."""

@@ -18,7 +18,7 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
               "ties": "against the label"}
     if task.get("sampled", "none") != "none":
         judged["sampled"] = f"100 items by {task['sampled']} beside the label, none of the user's, under names that say so"
-    loss = ("objective", "negatives", "sampling", "unseen", "logq", "t", "rate", "last")
+    loss = ("objective", "negatives", "sampling", "unseen", "shared", "logq", "t", "rate", "last")
     trained = {key: task[key] for key in loss if key in task}
     if trained.get("objective") == "ce":
         trained = {"objective": "ce"}

@@ -14,14 +14,14 @@ from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
-PURE = ("block", "lookup", "flash", "attention", "factored", "losses", "metrics", "ranking", "model", "head", "task", "peft",
-        "gradient", "optimizer")
+PURE = ("block", "lookup", "flash", "attention", "factored", "negatives", "losses", "metrics", "ranking", "model", "head", "task",
+        "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
            "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "lookup", "types"}, "head": {"block", "factored", "types"},
-          "task": {"block", "factored", "lookup", "losses", "metrics", "ranking", "types"}}
+          "task": {"block", "factored", "lookup", "losses", "metrics", "negatives", "ranking", "types"}}
 ALONE = ("augment", "model", "head", "task", "peft", "gradient", "optimizer", "strategy", "tracker")
 NOUNS = ("data", *ALONE)
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")

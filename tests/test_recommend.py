@@ -324,10 +324,57 @@ def test_labels_of_all_devices_are_negatives():
         wiring.check(world.composed("experiment=next_item", *words, "gradient=accumulate"))
 
 
-@pytest.mark.parametrize("objective", ["ce", "sampled_ce", "bce", "gbce", "bpr"])
+SHARED = ["model=sasrec", "model.depth=1", "task.objective=sampled_ce", "task.negatives=5", "task.shared=true"]
+
+
+def test_a_history_shares_its_negatives():
+    """Different ones, none of its items, at all its slots; the loss and its gradients against the formula in float64."""
+    made = world.parts("next_item", *SHARED)
+    batch, rng = next(world.feed(made.task, "next_item").batches(0, 0)), np.random.default_rng(0)
+    (b, slots), (_, groups, _) = batch["slot"].shape, batch["negative"].shape
+    owner = np.take_along_axis(batch["segment"], batch["slot"], 1)
+    query, table = rng.normal(size=(b, slots, 6)), rng.normal(size=(world.VOCABULARY, 6))
+    weight = jnp.asarray(batch["weight"])
+
+    def loss(query, table):
+        outputs = Factored(query, table, jnp.zeros(len(table)))
+        return (made.task.loss(outputs, jax.tree.map(jnp.asarray, batch), lambda x: x) * weight).sum()
+
+    wanted, of_query, of_table, drawn = 0.0, np.zeros_like(query), np.zeros_like(table), {}
+    for row, slot in np.argwhere(batch["weight"] > 0):
+        negative, label = batch["negative"][row, slot // (slots // groups)], batch["label"][row, slot]
+        drawn.setdefault(int(batch["example"][row, slot]), negative)
+        mine = batch["segment"][row] == owner[row, slot]
+        assert (drawn[int(batch["example"][row, slot])] == negative).all() and len(set(negative)) == 5
+        assert not np.isin(negative, [*batch["tokens"][row, mine], label]).any() and negative.min() > 0
+        ids = np.array([label, *negative])
+        z = table[ids] @ query[row, slot]
+        share = np.exp(z) / np.exp(z).sum()
+        wanted -= np.log(share[0])
+        share[0] -= 1
+        of_query[row, slot] += share @ table[ids]
+        of_table[ids] += share[:, None] * query[row, slot]
+    value, found = jax.value_and_grad(loss, (0, 1))(jnp.asarray(query, jnp.float32), jnp.asarray(table, jnp.float32))
+    assert len({tuple(x) for x in drawn.values()}) == len(drawn) > 3 and float(value) == pytest.approx(wanted, rel=1e-5)
+    np.testing.assert_allclose(found[0], of_query, atol=1e-4)
+    np.testing.assert_allclose(found[1], of_table, atol=1e-4)
+    for words, says in ((["task.sampling=popularity"], "outside it"), (["task.negatives=600"], "lie outside one")):
+        with pytest.raises(InputError, match=says):
+            next(world.feed(world.parts("next_item", *SHARED, *words).task, "next_item").batches(0, 0))
+
+
+def test_devices_agree_on_shared_negatives():
+    curves = []
+    for words in (["strategy.devices=1"], ["strategy=fsdp", "strategy.devices=2"], ["strategy=pmap", "strategy.devices=2"]):
+        made = world.parts("next_item", *SHARED, *words)
+        curves.append(world.curve(made, world.batches(made.task, "next_item", 2))[0])
+    np.testing.assert_allclose(curves, curves[:1] * 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["ce", "sampled_ce", "bce", "gbce", "bpr", "bce task.shared=true"])
 def test_packing_changes_no_loss(objective):
     """The losses of all slots, packed and one history a row, negatives included."""
-    made = world.parts("next_item", "model=sasrec", f"task.objective={objective}", "task.negatives=4")
+    made = world.parts("next_item", "model=sasrec", *f"task.objective={objective}".split(), "task.negatives=4")
     found = []
     for alone in (False, True):
         slots = {}

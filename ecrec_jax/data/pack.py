@@ -116,7 +116,8 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
     lists = {key: size for key, size in (("seen", shape.seen), ("relevant", shape.relevant)) if size}
     batch |= {key: np.zeros((b, capacity, size), "i4") for key, size in lists.items()}
     drawn = [key for key in ("negative", "candidate") if key in examples[0]]
-    batch |= {key: np.ones((b, capacity, examples[0][key].shape[1]), "i4") for key in drawn}
+    each = {key: len(examples[0]["slot"]) // len(examples[0][key]) for key in drawn}   # slots that share what is drawn
+    batch |= {key: np.zeros((b, capacity // each[key], examples[0][key].shape[1]), "i4") for key in drawn}
     for example, number, row, begins in zip(examples, numbers, rows, first, strict=True):
         if begins:
             at, slot, segments = 0, 0, 0
@@ -134,7 +135,7 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
             some = example.get(key, ())
             batch[key][row, slot, : len(some)] = some
         for key in drawn:
-            batch[key][row, slot : slot + s] = example[key]
+            batch[key][row, slot // each[key] : (slot + s) // each[key]] = example[key]
         at, slot, segments = at + n, slot + s, segments + (1 if inner is None else int(inner[-1]))
     return batch
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from ecrec_jax import losses, ranking
 from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.lookup import lookup
+from ecrec_jax.negatives import distinct, drawn, popular
 from ecrec_jax.types import Batch, Columns, Example, InputError
 
 SAMPLED = 100   # items that a label is ranked among, if sampled
@@ -25,27 +26,6 @@ def calibrated(t: float, negatives: int, items: int) -> float:
     return rate * ((1 - 1 / rate) * t + 1 / rate)
 
 
-def drawn(count: tuple[int, ...], items: int, seen: Int[np.ndarray, "m"], rng: np.random.Generator) -> Int[np.ndarray, "..."]:
-    """Items 1 … `items`, each alike, but for the `seen` ones (rising), unless these are all."""
-    if len(seen) >= items:
-        return rng.integers(1, items + 1, count, dtype=np.int32)
-    place = rng.integers(1, items - len(seen) + 1, count, dtype=np.int32)   # among those that are left
-    return place + np.searchsorted(seen - np.arange(len(seen)), place, "right").astype(np.int32)
-
-
-def popular(count: tuple[int, ...], share: Float[np.ndarray, "I"], seen: Int[np.ndarray, "m"], rng: np.random.Generator
-            ) -> Int[np.ndarray, "..."]:
-    """Items 1 … I, each as likely as the rise of `share` (its sum so far, up to 1) at it; drawn anew while it is a `seen` one, a
-    hundred times at most."""
-    found = 1 + np.searchsorted(share, rng.random(count), "right").astype(np.int32)
-    for _ in range(100 if len(seen) else 0):
-        again = np.isin(found, seen)
-        if not again.any():
-            break
-        found[again] = 1 + np.searchsorted(share, rng.random(int(again.sum())), "right")
-    return found
-
-
 @dataclasses.dataclass(frozen=True)
 class NextItem:
     """Next-item prediction by a model that sees earlier items only: in training every item but the first is the label of the one
@@ -57,6 +37,10 @@ class NextItem:
     logits, where these draw (Yi et al. 2019, eq. 3). `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not
     ranked, but for the label itself. Ties rank against the label. `sampled`: the label is ranked among `SAMPLED` others too, drawn
     alike or by popularity, none of the user's, under names that say so.
+
+    `shared`: the negatives of all slots of a history are the same, drawn alike without replacement from the items outside it. Its
+    slots come in groups, an eighth of `positions` each, the last one filled up with slots of no weight: a group's logits are one
+    product.
     """
 
     objective: Literal["ce", "sampled_ce", "bce", "gbce", "bpr"]
@@ -73,6 +57,8 @@ class NextItem:
     item_counts: tuple[int, ...]
     special_ids: tuple[int, ...]
     new_ids: tuple[int, ...]
+    positions: int
+    shared: bool = False
     prices: tuple[float, ...] | None = None
     vectors: Any = None
     categories: tuple[int, ...] | None = None
@@ -85,6 +71,9 @@ class NextItem:
             raise InputError(f"task.negatives {self.negatives} must be at least 1")
         if self.sampling == "batch" and self.objective != "sampled_ce":
             raise InputError("task.sampling=batch is for task.objective=sampled_ce")
+        if self.shared and (self.objective == "ce" or self.sampling != "uniform" or not self.unseen):
+            raise InputError("task.shared draws each history's negatives alike from the items outside it: it goes with "
+                             "task.objective=sampled_ce, bce, gbce or bpr, task.sampling=uniform and task.unseen=true")
         if not 0 <= self.t <= 1:
             raise InputError(f"task.t {self.t} must lie between 0 and 1")
 
@@ -105,16 +94,23 @@ class NextItem:
         """The items that nothing is trained on."""
         return np.array(self.new_ids, "i4")
 
+    @property
+    def group(self) -> int:
+        """Slots whose negatives are the same, in training."""
+        return -(-self.positions // 8) if self.shared else 1
+
     def size(self, example: Example) -> tuple[int, int]:
-        """All items, a slot for each that is trained on; one to be ranked."""
-        return len(example.tokens), np.size(example.label)
+        """All items, a slot for each that is trained on, whole groups of them; one to be ranked."""
+        return len(example.tokens), -(-np.size(example.label) // self.group) * self.group if np.ndim(example.label) else 1
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Labels, and negatives or what was seen."""
+        """Labels, and negatives or what was seen; slots that fill up a group weigh nothing."""
         n, label = len(example.tokens), np.atleast_1d(np.asarray(example.label, "i4"))
         found = {"tokens": example.tokens, "type": example.type, "slot": np.arange(n - len(label), n, dtype="i4"), "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
-        if self.objective != "ce" and self.sampling != "batch":
+        if self.shared:
+            found |= self.grouped(found, self.size(example)[1], rng)
+        elif self.objective != "ce" and self.sampling != "batch":
             had = example.seen if np.ndim(example.label) else self.had(example)
             had = had if self.unseen else had[:0]
             had = np.union1d(had, self.new) if len(self.new) else had
@@ -128,6 +124,21 @@ class NextItem:
     def had(self, example: Example) -> Int[np.ndarray, "m"]:
         """All items of a user who is asked for some, rising."""
         return np.union1d(example.seen, example.label if example.relevant is None else example.relevant).astype("i4")
+
+    def grouped(self, found: dict[str, np.ndarray], slots: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """What is read, filled up to so many `slots`, and i32[groups, N] the history's negatives, once for each group.
+
+        Raises:
+            InputError: there are fewer items outside the history.
+        """
+        had = np.union1d(np.union1d(found["tokens"], found["label"]), self.new).astype("i4")
+        if self.items - len(had) < self.negatives:
+            raise InputError(f"task.negatives is {self.negatives}, but only {self.items - len(had)} items lie outside one of the "
+                             "histories, and task.shared draws without replacement")
+        negative = distinct(self.negatives, self.items, had, rng)
+        groups = slots // self.group if slots > 1 else 1
+        filled = {key: np.pad(found[key], (0, slots - len(found[key]))) for key in ("slot", "label", "weight")}
+        return filled | {"negative": np.tile(negative, (groups, 1))}
 
     def candidates(self, example: Example) -> Int[np.ndarray, "1 C"]:
         """What the label is ranked among: the same for every model."""
@@ -147,7 +158,8 @@ class NextItem:
         if self.logq and self.sampling != "uniform":
             outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))
         positive = outputs.at(batch["label"][..., None])[..., 0]
-        negative = self.others(outputs, batch, gather) if self.sampling == "batch" else outputs.at(batch["negative"])
+        negative = self.others(outputs, batch, gather) if self.sampling == "batch" else \
+            (outputs.among if self.shared else outputs.at)(batch["negative"])
         beta = {"beta": calibrated(self.t, self.negatives, self.items)} if self.objective == "gbce" else {}
         return LOSSES[self.objective](positive, negative, **beta)
 
