@@ -57,8 +57,8 @@ class NextItem:
     item_counts: tuple[int, ...]
     special_ids: tuple[int, ...]
     new_ids: tuple[int, ...]
-    positions: int
     shared: bool = False
+    positions: int | None = None
     prices: tuple[float, ...] | None = None
     vectors: Any = None
     categories: tuple[int, ...] | None = None
@@ -97,7 +97,7 @@ class NextItem:
     @property
     def group(self) -> int:
         """Slots whose negatives are the same, in training."""
-        return -(-self.positions // 8) if self.shared else 1
+        return -(-self.positions // 8) if self.shared and self.positions else 1
 
     def size(self, example: Example) -> tuple[int, int]:
         """All items, a slot for each that is trained on, whole groups of them; one to be ranked."""
