@@ -37,7 +37,7 @@ class Example(NamedTuple):
     number of the word that each token is a piece of (-1: of none), where its data knows words. Of a user's history the tokens
     are items, the target is the next item of every token or, to be ranked, of the last; `seen` i32[m] holds the distinct items
     of the whole history in order, `first` the position of the first token; `relevant` i32[R] the distinct items that are asked for,
-    the target first, where these may be several."""
+    the target first, where these may be several; `read` bool [labels] which labels are trained on, where these are not all."""
 
     tokens: np.ndarray
     type: np.ndarray
@@ -47,6 +47,7 @@ class Example(NamedTuple):
     seen: np.ndarray | None = None
     first: int = 0
     relevant: np.ndarray | None = None
+    read: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Facts:
     items: int | None = None                      # tokens 1 … items are items, in the order of items.txt
     item_counts: tuple[int, ...] | None = None    # of the histories to train on, [V]
     new_ids: tuple[int, ...] = ()                 # items that nothing is trained on
+    events: tuple[str, ...] | None = None         # what the types of events are called, in the order of their numbers
     prices: tuple[float, ...] | None = None       # of the items, [V]; 0 where it isn't known
     categories: tuple[int, ...] | None = None     # of the items, numbered from 1, [V]; 0 where it isn't known
     center: float | None = None

@@ -38,10 +38,10 @@ def main(config: dict[str, Any]) -> None:
     numbers = {name: number for number, name in enumerate(names, 1)}
     check(config, len(names))
     hidden = np.array(sorted({numbers[name] for name in blocked(config, names)}), "i4")
-    users, histories, unknown = asked(config, run, folder, numbers)
+    users, histories, types, unknown = asked(config, run, folder, numbers, parts.facts.events)
     pool = min(max(config["candidates"], config["k"]) if config["diversify"] else config["k"], len(names) - len(hidden))
     warm = [number for number, history in enumerate(histories) if len(history)]
-    found = ranked(parts, run, [histories[i] for i in warm], hidden, pool, config["had"]) if warm else []
+    found = ranked(parts, run, [(histories[i], types[i]) for i in warm], hidden, pool, config["had"]) if warm else []
     popular = np.array(parts.facts.item_counts, float)[1:-1]
     popular[hidden - 1] = -np.inf
     order = np.argsort(-popular, kind="stable")[:pool]
@@ -110,30 +110,33 @@ def blocked(config: Mapping[str, Any], names: Sequence[str]) -> set[str]:
     return out | set(found) | {name for name in names if kind.get(name) in (config["never"] or [])}
 
 
-def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path,
-          numbers: Mapping[str, int]) -> tuple[list[str], list[np.ndarray], int]:
-    """(users in the order of the file, their histories as item numbers, events whose item the run doesn't know).
+def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path, numbers: Mapping[str, int],
+          events: Sequence[str] | None) -> tuple[list[str], list[np.ndarray], list[np.ndarray], int]:
+    """(users in the order of the file, their histories as item numbers, the numbers of the types of these `events`, events whose
+    item the run doesn't know).
 
     Raises:
-        InputError: a file that can't be used; a user whom the run's data doesn't have.
+        InputError: a file that can't be used; a user whom the run's data doesn't have, a type of event that it doesn't.
     """
     path = read.locate(config["users"], ".", "users")
     data = section.make(run["data"] | {"root": config["data"]["root"]}, "data", Facts())
     if path.suffix == ".txt":
         users = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()))
-        events = data.events()
-        record.same_data(folder, events.digest)
-        number = {name: i for i, name in enumerate(events.users)}
+        log = data.events()
+        record.same_data(folder, log.digest)
+        number = {name: i for i, name in enumerate(log.users)}
         for user in users:
             if user not in number:
                 raise InputError(f"{path}: the data of {folder} has no user {user!r}; give histories as a table instead")
-        bounds = np.searchsorted(events.user, np.arange(len(events.users) + 1))
-        return users, [events.item[bounds[number[u]] : bounds[number[u] + 1]] + 1 for u in users], 0
+        bounds = np.searchsorted(log.user, np.arange(len(log.users) + 1))
+        mine = [slice(bounds[number[user]], bounds[number[user] + 1]) for user in users]
+        return users, [log.item[part] + 1 for part in mine], [log.type[part] for part in mine], 0
     table = read.read(path)
     user, item = (read.column(table, name, "users") for name in (data.user_column, data.item_column))
     time = times(table, data.time_column, data.time_format, np.arange(len(user))) if data.time_column in table.columns else \
         np.zeros(len(user))
-    histories: dict[str, list[int]] = {}
+    kind = read.column(table, data.type_column, "data.type_column") if events is not None else None
+    histories: dict[str, list[tuple[int, int]]] = {}
     unknown = 0
     for row in np.argsort(time, kind="stable"):
         name = (user[row] or "").strip()
@@ -141,23 +144,29 @@ def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path,
             raise InputError(f"{table.where(int(row))}: an event without user")
         known = histories.setdefault(name, [])
         thing = (item[row] or "").strip()   # none: a user without history
-        known += [numbers[thing]] if thing in numbers else []
+        what = (kind[row] or "").strip() if kind is not None else None
+        if thing and what is not None and what not in events:
+            raise InputError(f"{table.where(int(row))}: the run knows no events of type {what!r}; they are {', '.join(events)}")
+        known += [(numbers[thing], 0 if what is None else events.index(what))] if thing in numbers else []
         unknown += bool(thing) and thing not in numbers
     users = list(dict.fromkeys((name or "").strip() for name in user))
-    return users, [np.array(histories[name], "i4") for name in users], unknown
+    both = [np.array(histories[name], "i4").reshape(-1, 2).T for name in users]
+    return users, [items for items, _ in both], [types for _, types in both], unknown
 
 
-def ranked(parts: build.Parts, run: Mapping[str, Any], histories: Sequence[np.ndarray], hidden: np.ndarray, most: int,
-           had: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(the `most` best items, their scores) after every history, without the hidden ones and, unless `had`, its own."""
+def ranked(parts: build.Parts, run: Mapping[str, Any], histories: Sequence[tuple[np.ndarray, np.ndarray]],
+           hidden: np.ndarray, most: int, had: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(the `most` best items, their scores) after every history of items and types, without the hidden ones and, unless
+    `had`, what a user had: its items, of events of the run's target types, if any."""
     length = parts.facts.longest(run["data"]["max_length"])
     task = dataclasses.replace(parts.task, most=most, cutoffs=[1], filter_seen=True)
-    examples = []
-    for number, history in enumerate(histories):
+    examples, targets = [], run["data"].get("target_types")
+    counted = [parts.facts.events.index(name) for name in targets] if targets else None
+    for number, (history, types) in enumerate(histories):
         tokens = history[-length:].astype("i4")
-        seen = hidden if had else np.union1d(history, hidden)
+        seen = hidden if had else np.union1d(history if counted is None else history[np.isin(types, counted)], hidden)
         first = length - len(tokens) if run["data"]["align"] == "right" else 0
-        examples.append(Example(tokens, np.zeros(len(tokens), "i4"), 0, number, None, seen.astype("i4"), first))   # no label
+        examples.append(Example(tokens, types[-length:].astype("i4"), 0, number, None, seen.astype("i4"), first))   # no label
     feed = Feed(examples, task, None)
     feed.shape = feed.few(feed.shaped(run["data"]["batch_size"], None), build.READ)._replace(seen=max(feed.seen, 1))
     trained, frozen = parts.peft.split(parts.parameters)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.types import InputError
 
@@ -36,6 +36,29 @@ def last_n(length: Int[np.ndarray, "U"], last: int = 1) -> Parts:
     whole = length > 2 * last
     until = [np.where(whole, length - n * last, length) for n in (2, 1)]
     return parts(until[0], (until[0], until[1]), (until[1], length))
+
+
+def leave_one_target_out(target: Sequence[Bool[np.ndarray, "n"]]) -> Parts:
+    """The same of such events alone: a user's last one tests, the one before it validates, what lies before that is trained on.
+    Who has fewer than three is trained on alone, or not at all, where nothing but a first event is one."""
+    whole = np.array([found.sum() >= LEAST for found in target])
+    last = [np.array([np.flatnonzero(found)[-back] if ok else 0 for found, ok in zip(target, whole, strict=True)])
+            for back in (1, 2)]
+    train = np.where(whole, last[1], [len(found) for found in target])
+    train = np.where([found[1:end].any() for found, end in zip(target, train, strict=True)], train, 0)
+    return parts(train, (last[1], np.where(whole, last[1] + 1, 0)), (last[0], np.where(whole, last[0] + 1, 0)))
+
+
+def without_new(histories: Sequence[Int[np.ndarray, "n"]], items: int, share: float, seed: int
+                ) -> tuple[list[Int[np.ndarray, "n"]], set[int], tuple[int, ...]]:
+    """(histories without the new items but for a last one that is to be tested, the users who have such a one, new items, a
+    share of all that the seed draws)."""
+    new = np.zeros(items + 1, bool)
+    new[1 + np.random.default_rng((seed, 2)).permutation(items)[: round(share * items)]] = True
+    kept = [history[~new[history] | (np.arange(len(history)) == len(history) - 1)] for history in histories]
+    asked = {user for user, history in enumerate(kept) if len(history) >= LEAST and new[history[-1]]}
+    kept = [history if user in asked or not new[history[-1]] else history[:-1] for user, history in enumerate(kept)]
+    return kept, asked, tuple(np.flatnonzero(new).tolist())
 
 
 def by_users(length: Int[np.ndarray, "U"], at: Sequence[float], seed: int, last: int = 1) -> Parts:

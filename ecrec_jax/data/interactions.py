@@ -1,16 +1,19 @@
 """Who had what, and when, from the text files of recommender papers."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ecrec_jax.data.read import decode
 from ecrec_jax.types import InputError
 
 
 class Events(NamedTuple):
-    """E events, sorted by user and in each user's order: numbers of user and item, times, and what users and items are called."""
+    """E events, sorted by user and in each user's order: numbers of user and item, times, and what users and items are called; the
+    numbers of their types and what these are called, none where they aren't known."""
 
     user: Int[np.ndarray, "E"]
     item: Int[np.ndarray, "E"]
@@ -18,6 +21,21 @@ class Events(NamedTuple):
     users: list[str]
     items: list[str]
     digest: str
+    type: Int[np.ndarray, "E"]
+    types: list[str]
+
+
+def of_text(path: Path, format: str, sha256: str | None) -> tuple[list[str], list[str], str]:
+    """(users, items, the file's sha256) of a file of `pairs` or `lists`, which must have this `sha256`, if any.
+
+    Raises:
+        InputError: it has another, or a line that can't be used.
+    """
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, digest):
+        raise InputError(f"{path}: its sha256 is {digest}, data.sha256 says {sha256}: this is another file (null: don't compare)")
+    return *(pairs if format == "pairs" else lists)(path, decode(path, content).split("\n")), digest
 
 
 def pairs(path: Path, lines: list[str]) -> tuple[list[str], list[str]]:

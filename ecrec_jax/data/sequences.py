@@ -1,18 +1,17 @@
 """Histories of users as sequences of items, from text files of recommender papers or a table of events."""
 
 import dataclasses
-import hashlib
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.data import catalogue, file, holdout, read, split
 from ecrec_jax.data import vectors as vectors_of
 from ecrec_jax.data.behaviour import times
 from ecrec_jax.data.clean import codes
 from ecrec_jax.data.corpus import Catalogue, Corpus
-from ecrec_jax.data.interactions import Events, lists, pairs
+from ecrec_jax.data.interactions import Events, of_text
 from ecrec_jax.data.split import SPLITS
 from ecrec_jax.types import Example, InputError
 
@@ -30,6 +29,9 @@ class Sequences:
     diversity. `vectors`: a file of `experiments.encode` for models that read items' texts, and for diversity.
     `new_items`: a share of the items, drawn by `split_seed`, of which nothing is trained on or validated with; who bought one of
     them last is tested, which asks what a model can say of items it has never seen.
+
+    `type_column`, of a table: what kind of event it was (view, cart, purchase …), which models are told with every item.
+    `target_types`: such events alone are labels in training and asked for, and their items alone are what a user had.
     """
 
     path: str | None
@@ -55,6 +57,8 @@ class Sequences:
     row_length: int | None
     batch_size: int
     limit: int | None
+    type_column: str | None = None
+    target_types: list[str] | None = None
 
     def __post_init__(self):
         if self.path is None:
@@ -71,6 +75,10 @@ class Sequences:
             raise InputError("data.last is null, all later items, which needs data.split=time")
         if self.last != 1 and self.split == "leave_one_out":
             raise InputError(f"data.last is {self.last}, and data.split=leave_one_out asks for one item: choose data.split=last_n")
+        if self.type_column is not None and (self.format != "table" or self.new_items):
+            raise InputError("data.type_column is a column of a table: it needs data.format=table, and data.new_items=0")
+        if self.target_types is not None and (self.type_column is None or self.split != "leave_one_out"):
+            raise InputError("data.target_types needs data.type_column, which says what they are, and data.split=leave_one_out")
         if not 0 <= self.new_items < 1:
             raise InputError(f"data.new_items {self.new_items} must be 0 or more, below 1")
         for name, least in (("max_length", 2), ("batch_size", 1), ("limit", 1), ("valid_users", 1), ("last", 1),
@@ -90,24 +98,21 @@ class Sequences:
             table = read.read(path, None, "utf-8", self.sha256)
             user, item = (read.column(table, name, f"data.{key}") for name, key in
                           ((self.user_column, "user_column"), (self.item_column, "item_column")))
+            kind = read.column(table, self.type_column, "data.type_column") if self.type_column is not None else None
             digest, time = table.digest, times(table, self.time_column, self.time_format, np.arange(len(user)))
         else:
-            content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            if self.sha256 not in (None, digest):
-                raise InputError(f"{path}: its sha256 is {digest}, data.sha256 says {self.sha256}: this is another file (null: "
-                                 "don't compare)")
-            user, item = (pairs if self.format == "pairs" else lists)(path, read.decode(path, content).split("\n"))
-            time = np.zeros(len(user))
+            user, item, digest = of_text(path, self.format, self.sha256)
+            kind, time = None, np.zeros(len(user))
         if not user:
             raise InputError(f"{path}: no rows")
         (user, users), (item, items) = codes(user), codes(item)
-        for key, names, code in (("user", users, user), ("item", items, item)):
+        kind, kinds = codes(kind) if kind is not None else (np.zeros(len(user), int), [])
+        for key, names, code in (("user", users, user), ("item", items, item), ("type", kinds, kind)):
             if "" in names:
                 where = table.where(int(np.argmax(code == names.index("")))) if self.format == "table" else str(path)
                 raise InputError(f"{where}: an event without {key}")
         order = np.lexsort((time, user))
-        return Events(user[order], item[order], time[order], users, items, digest)
+        return Events(user[order], item[order], time[order], users, items, digest, kind[order], kinds)
 
     def load(self, tokenizer: str, max_length: int) -> Corpus:
         """Read and split; histories keep their last `max_length` items. There is no tokenizer.
@@ -119,8 +124,11 @@ class Sequences:
         bounds = np.concatenate([[0], np.flatnonzero(np.diff(events.user)) + 1, [len(events.user)]]).tolist()
         tokens = (events.item + 1).astype("i4")
         histories = [tokens[first:end] for first, end in zip(bounds[:-1], bounds[1:], strict=True)]
-        histories, asked, new = self.without_new(histories, len(events.items))
-        parts = self.parts(np.array([len(history) for history in histories]), np.split(events.time, bounds[1:-1]))
+        types, target = (np.split(x, bounds[1:-1]) for x in (events.type.astype("i4"), self.target(events)))
+        histories, asked, new = holdout.without_new(histories, len(events.items), self.new_items, self.split_seed)
+        if self.new_items:   # then nothing has a type
+            types, target = ([np.full(len(history), x) for history in histories] for x in (np.int32(0), True))
+        parts = self.parts(np.array([len(history) for history in histories]), np.split(events.time, bounds[1:-1]), target)
         members, report = self.members(parts)
         if self.new_items:
             members["test"] = [user for user in members["test"] if user in asked]
@@ -132,10 +140,13 @@ class Sequences:
             raise InputError(f"{self.path}: no user has {2 * self.last + 2} events, of which two are trained on"
                              if self.split in ("leave_one_out", "last_n") else
                              f"{self.path}: data.split leaves nobody two events to train on")
-        examples = {name: [self.example(histories[user][: end[user]], asked[user], user, name, max_length)
-                           for user in members[name]] for name, (end, asked) in parts.items()}
+        cut = lambda user, end: (histories[user][:end], types[user][:end], target[user][:end])  # noqa: E731
+        examples = {name: [self.example(*cut(user, end[user]), asked[user], user, name, max_length) for user in members[name]]
+                    for name, (end, asked) in parts.items()}
+        examples["train"] = [example for example in examples["train"] if example.read is None or example.read.any()]
         facts = {"vocabulary": len(counts), "items": len(events.items), "item_counts": tuple(counts.tolist()), "pad_id": 0,
                  "mask_id": len(counts) - 1, "special_ids": (0, len(counts) - 1), "new_ids": new}
+        facts |= {"types": len(events.types), "events": tuple(events.types)} if events.types else {}
         report |= {"longest history": max(map(len, histories)), "users": len(events.users), "items": len(events.items),
                    "events": len(tokens), "items never trained on": int((counts[1:-1] == 0).sum()),
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
@@ -151,29 +162,34 @@ class Sequences:
     def told(self, new: tuple[int, ...]) -> str:
         """The split in words."""
         if self.split == "leave_one_out":
-            return "leave one out" + (f", {len(new)} items in nobody's training" if new else "")
+            of = f" of the events {', '.join(self.target_types)}, whose items alone a user had" if self.target_types else ""
+            return "leave one out" + of + (f", {len(new)} items in nobody's training" if new else "")
         if self.split == "last_n":
             return f"the last {self.last} items of each user"
         asked = {None: "all later items", 1: "the next item"}.get(self.last, f"{self.last} items")
         return f"by {self.split} at {self.split_at[0]:g} and {self.split_at[1]:g}, {asked}"
 
-    def without_new(self, histories: list[Int[np.ndarray, "n"]], items: int
-                    ) -> tuple[list[Int[np.ndarray, "n"]], set[int], tuple[int, ...]]:
-        """(histories without the new items but for a last one that is to be tested, the users who have such a one, new items)."""
-        new = np.zeros(items + 1, bool)
-        new[1 + np.random.default_rng((self.split_seed, 2)).permutation(items)[: round(self.new_items * items)]] = True
-        kept = [history[~new[history] | (np.arange(len(history)) == len(history) - 1)] for history in histories]
-        asked = {user for user, history in enumerate(kept) if len(history) >= holdout.LEAST and new[history[-1]]}
-        kept = [history if user in asked or not new[history[-1]] else history[:-1] for user, history in enumerate(kept)]
-        return kept, asked, tuple(np.flatnonzero(new).tolist())
+    def target(self, events: Events) -> Bool[np.ndarray, "E"]:
+        """Which events are labels.
 
-    def parts(self, length: Int[np.ndarray, "U"], times: list[Float[np.ndarray, "n"]]) -> holdout.Parts:
+        Raises:
+            InputError: a type that no event has.
+        """
+        strange = [name for name in self.target_types or () if name not in events.types]
+        if strange:
+            raise InputError(f"data.target_types: no event of {self.path} is a {strange[0]!r}; they are {', '.join(events.types)}")
+        return np.ones(len(events.user), bool) if self.target_types is None else \
+            np.isin(events.type, [events.types.index(name) for name in self.target_types])
+
+    def parts(self, length: Int[np.ndarray, "U"], times: list[Float[np.ndarray, "n"]], target: list[Bool[np.ndarray, "n"]]
+              ) -> holdout.Parts:
         """Each split's part of a history; what is asked for is nowhere trained on."""
         if self.split == "time":
             found = holdout.by_time(times, self.split_at, self.last)
+        elif self.split == "users":
+            found = holdout.by_users(length, self.split_at, self.split_seed, self.last)
         else:
-            found = holdout.by_users(length, self.split_at, self.split_seed, self.last) if self.split == "users" else \
-                holdout.last_n(length, self.last)
+            found = holdout.leave_one_target_out(target) if self.target_types else holdout.last_n(length, self.last)
         holdout.check(found, times if self.split == "time" else None)
         return found
 
@@ -185,13 +201,15 @@ class Sequences:
                                    limit.get(name, self.limit), self.split_seed) for name, users in pool.items()}
         return found, {f"users to {name}": len(users) for name, users in found.items()}
 
-    def example(self, known: Int[np.ndarray, "n"], asked: int, user: int, name: str, max_length: int) -> Example:
+    def example(self, known: Int[np.ndarray, "n"], types: Int[np.ndarray, "n"], target: Bool[np.ndarray, "n"], asked: int,
+                user: int, name: str, max_length: int) -> Example:
         """A user's example of what a split knows: in training every item but the first is a label, else the `asked` last ones are
         ranked after the others, and the first of them is the label."""
         train = name == "train"
         end = len(known) - (1 if train else asked)
-        tokens, rest = known[:end][-max_length:], known[end:]
+        tokens, rest, had = known[:end][-max_length:], known[end:], slice(None if train else end)
+        read = target[1:][-max_length:] if train and self.target_types else None
         first = max_length - len(tokens) if self.align == "right" else 0
         relevant = None if train or self.last == 1 else np.array(list(dict.fromkeys(rest.tolist())), "i4")
-        return Example(tokens, np.zeros(len(tokens), "i4"), known[1:][-max_length:] if train else int(rest[0]), user, None,
-                       np.unique(known if train else known[:end]), first, relevant)
+        return Example(tokens, types[:end][-max_length:], known[1:][-max_length:] if train else int(rest[0]), user, None,
+                       np.unique(known[had][target[had]]), first, relevant, read)

@@ -53,7 +53,7 @@ class Gru4Rec(nnx.Module):
     only_causal = True
 
     def __init__(self, vocabulary: int, width: int, units: int, depth: int, dropout: float, initializer_range: float, causal: bool,
-                 rngs: nnx.Rngs):
+                 rngs: nnx.Rngs, types: int | None = None):
         for name, size in (("vocabulary", vocabulary), ("width", width), ("units", units), ("depth", depth)):
             if size < 1:
                 raise InputError(f"model.{name} is {size}, must be at least 1")
@@ -64,11 +64,14 @@ class Gru4Rec(nnx.Module):
         self.items = embedding(vocabulary, width, initializer_range, rngs)
         self.layer = nnx.List([Layer(inputs, units, rngs) for inputs in (width, *[units] * (depth - 1))])
         self.output, self.dropout = linear(units, width, initializer_range, rngs), dropout
+        self.type = embedding(types, width, initializer_range, rngs) if types is not None and types > 1 else None
 
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]:
         """The states in the space of the item vectors, of all items or of those at `slot`; dropout on the vectors."""
         x = lookup(self.items.embedding[...], batch["tokens"])
+        if self.type is not None:
+            x = x + lookup(self.type.embedding[...], batch["type"])
         if "offset" in batch:
             x = x + batch["offset"].astype(x.dtype)
         x = dropout(x, noise, 0, self.dropout)

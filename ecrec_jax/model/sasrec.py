@@ -97,7 +97,7 @@ class Sasrec(nnx.Module):
     def __init__(self, vocabulary: int, positions: int, width: int, depth: int, heads: int, feed_forward: int, dropout: float,
                  initializer_range: float, norm_epsilon: float, form: Literal["original", "clean", "ligr"], scaled: bool,
                  normed: bool, glorot: bool, causal: bool, text: Literal["none", "only", "add"], rngs: nnx.Rngs,
-                 vectors: Any = None, attention: Literal["auto", "dense", "splash", "flash"] = "auto"):
+                 vectors: Any = None, attention: Literal["auto", "dense", "splash", "flash"] = "auto", types: int | None = None):
         for name, size in (("vocabulary", vocabulary), ("positions", positions), ("width", width), ("depth", depth),
                            ("heads", heads), ("feed_forward", feed_forward)):
             if size < 1:
@@ -115,6 +115,7 @@ class Sasrec(nnx.Module):
         self.vectors = Constant(jnp.asarray(vectors)) if text != "none" else None
         self.layer = nnx.List([Layer(form, width, heads, feed_forward, dropout, spread, norm_epsilon, rngs) for _ in range(depth)])
         self.norm = LayerNorm(width, norm_epsilon) if normed else None
+        self.type = embedding(types, width, spread, rngs) if types is not None and types > 1 else None
         self.scale, self.dropout, self.causal, self.attention = width**0.5 if scaled else 1.0, dropout, causal, attention
 
     def look(self, segment: Int[Array, "B L"], strategy: Strategy | None, slot: Int[Array, "B S"] | None = None) -> Look:
@@ -129,6 +130,8 @@ class Sasrec(nnx.Module):
             return read(self(batch, noise, strategy), slot)
         x = lookup(self.table(), batch["tokens"]) * self.scale
         x = x + lookup(self.position.embedding[...], batch["position"])
+        if self.type is not None:
+            x = x + lookup(self.type.embedding[...], batch["type"])
         if "offset" in batch:
             x = x + batch["offset"].astype(x.dtype)
         x = dropout(x, noise, 0, self.dropout)

@@ -101,12 +101,15 @@ class NextItem:
 
     def size(self, example: Example) -> tuple[int, int]:
         """All items, a slot for each that is trained on, whole groups of them; one to be ranked."""
-        return len(example.tokens), -(-np.size(example.label) // self.group) * self.group if np.ndim(example.label) else 1
+        read = np.size(example.label) if example.read is None else int(example.read.sum())
+        return len(example.tokens), -(-read // self.group) * self.group if np.ndim(example.label) else 1
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Labels, and negatives or what was seen; slots that fill up a group weigh nothing."""
         n, label = len(example.tokens), np.atleast_1d(np.asarray(example.label, "i4"))
-        found = {"tokens": example.tokens, "type": example.type, "slot": np.arange(n - len(label), n, dtype="i4"), "label": label,
+        slot = np.arange(n - len(label), n, dtype="i4")
+        slot, label = (slot, label) if example.read is None else (slot[example.read], label[example.read])
+        found = {"tokens": example.tokens, "type": example.type, "slot": slot, "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
         if self.shared:
             found |= self.grouped(found, self.size(example)[1], rng)
