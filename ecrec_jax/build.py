@@ -124,6 +124,8 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     most = [max(int(getattr(feed, side).max()) for feed in feeds.values()) for side in ("tokens", "slots")]
     shape = feeds["train"].shaped(data.batch_size, data.row_length, most)
     few = feeds["valid"].few(shape, READ) if corpus.catalogue is not None else shape
+    if corpus.catalogue is not None:   # a test example may have more slots than those of validation
+        few = few._replace(slots=max(few.slots, *(int(feed.slots.max()) for name, feed in feeds.items() if name != "train")))
     for name, feed in feeds.items():
         feed.shape = shape if name == "train" else few._replace(
             **{key: max(getattr(other, key) for other in feeds.values()) for key in ("seen", "relevant")})

@@ -74,7 +74,7 @@ def scalars(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
 def predictions(columns: Columns, facts: Facts, catalogue: Catalogue | None = None) -> dict[str, list[Any]] | None:
     """One row an example: its row in the file, label, prediction, ids, scores, or user, target, rank and the items at the top with
     their scores, target and rank being lists where several items are relevant; None where a task has no scores."""
-    if catalogue is not None:
+    if catalogue is not None and "rank" in columns:
         items, users = np.array(["", *catalogue.items, ""], object), np.array(catalogue.users, object)
         target, rank = columns.get("relevant", columns["label"]), columns["rank"]
         several = lambda x: x.tolist() if rank.ndim == 1 else [row[given].tolist() for row, given in zip(x, rank > 0, strict=True)]  # noqa: E731

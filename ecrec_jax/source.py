@@ -140,7 +140,8 @@ def load_facts(folder: Path) -> Facts:
     strange = [name for name in raw if name not in FACTS]
     if strange:
         raise InputError(f"{folder / 'facts.json'}: {', '.join(strange)} not known: the run was made by other code")
-    return Facts(**{name: tuple(x) if isinstance(x, list) else x for name, x in raw.items()})
+    fixed = lambda x: tuple(map(fixed, x)) if isinstance(x, list) else x  # noqa: E731
+    return Facts(**{name: fixed(x) for name, x in raw.items()})
 
 
 def load_config(folder: Path) -> dict[str, Any]:

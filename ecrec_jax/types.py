@@ -83,6 +83,9 @@ class Facts:
     items: int | None = None                      # tokens 1 … items are items, in the order of items.txt
     item_counts: tuple[int, ...] | None = None    # of the histories to train on, [V]
     new_ids: tuple[int, ...] = ()                 # items that nothing is trained on
+    attributes: tuple[tuple[int, ...], ...] | None = None   # of the items, [V], numbers from 0
+    attribute_names: tuple[str, ...] | None = None
+    history_items: tuple[int, ...] | None = None  # of the histories to train on, one after the other, where items have attributes
     events: tuple[str, ...] | None = None         # what the types of events are called, in the order of their numbers
     prices: tuple[float, ...] | None = None       # of the items, [V]; 0 where it isn't known
     categories: tuple[int, ...] | None = None     # of the items, numbered from 1, [V]; 0 where it isn't known

@@ -59,7 +59,11 @@ class Cell:
     def own(self) -> dict[str, Any]:
         """The keys that runs of a row differ in."""
         found = {"seed": self.seed, "run_dir": str(self.folder)}
-        return found if self.source is None else found | {"model.checkpoint": str(self.source.folder / "export")}
+        return found if self.source is None else found | {"model.checkpoint": str(self.source.start())}
+
+    def start(self) -> Path:
+        """What rows that go on from this one begin with: what was exported, or a run on items itself, which has no other form."""
+        return self.folder if (self.folder / "items.txt").is_file() else self.folder / "export"
 
 
 def run(cells: Sequence[Cell]) -> None:
@@ -79,7 +83,7 @@ def exported(cell: Cell) -> bool:
     """Whether a cell can start: the checkpoint that it starts from, if any, is made and in its place."""
     if cell.source is not None and cell.source.summary() is None:
         cell.error = f"{cell.source.row} failed"
-    elif cell.source is not None and not (cell.source.folder / "export").exists():
+    elif cell.source is not None and not cell.source.start().exists():
         given = {"run_dir": str(cell.source.folder), "format": "hf_flax", "out": str(cell.source.folder / "export")}
         call(["experiments.export", *(word for key, value in given.items() for word in overrides(key, value))], [cell])
     return cell.error is None

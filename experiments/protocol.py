@@ -14,7 +14,8 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
     counted = ("users", "items", "events", "split", "order", "users to test")
     judged = {"data": corpus.digest, **{key: report[key] for key in counted},
               "test input": "the history with the validation item, its last " + str(report["max_length"]),
-              "candidates": "all items", "seen items": "filtered, of the whole history" if task["filter_seen"] else "ranked too",
+              "candidates": "all items", "seen items": "filtered, of the whole history" if task.get("filter_seen")
+              else "ranked too",
               "ties": "against the label"}
     if task.get("sampled", "none") != "none":
         judged["sampled"] = f"100 items by {task['sampled']} beside the label, none of the user's, under names that say so"
@@ -25,7 +26,7 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]
     lists = {"diversity": "of the vectors of data.vectors"} if corpus.vectors is not None else \
         {"diversity": "of the categories of data.items"} if "categories" in corpus.facts else {}
-    return {"fingerprint": digest, **judged, "cut-offs": task["cutoffs"], **lists,
+    return {"fingerprint": digest, **judged, "cut-offs": task.get("cutoffs"), **lists,
             "loss": trained or task["_target_"].rpartition(".")[2]}
 
 

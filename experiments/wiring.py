@@ -98,7 +98,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise InputError(f"task {names['task']} needs a head that gives {wanted}, {names['head']} gives "
                          f"{' or '.join(head.reads)}: choose another head")
     for targets, causal, says in ((("next_token", "next_item"), True, "doesn't see what comes next"),
-                                  (("masked_item",), False, "sees both sides of what is hidden")):
+                                  (("masked_item", "s3rec"), False, "sees both sides of what is hidden")):
         if wanted in targets and bool(config["model"].get("causal")) is not causal:
             raise InputError(f"task {names['task']} needs a model that {says}: set model.causal={str(causal).lower()}")
     given = config["data"].get("target", "none")

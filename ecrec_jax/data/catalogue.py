@@ -1,5 +1,6 @@
 """What is known of items besides who bought them: a table with a row an item, as `experiments.prepare` writes it."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,3 +49,29 @@ def prices(path: Path, items: Sequence[str]) -> tuple[tuple[float, ...], int]:
     if not any(item in known for item in items):
         raise InputError(f"data.items: {path} has no price of any item of data.path")
     return (0.0, *(known.get(item, 0.0) for item in items), 0.0), sum(item not in known for item in items)
+
+
+def attributes(path: Path, items: Sequence[str]) -> dict[str, Any]:
+    """The facts `attributes`, the numbers of every item's attributes and none before and after them, and `attribute_names`, what
+    they are called, from a JSON file {item: [attribute, …]}. An item that isn't there has none.
+
+    Raises:
+        InputError: it is not such a file, an item has an attribute twice, or no item has one.
+    """
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"data.attributes: {path} is not JSON ({error})") from None
+    if not isinstance(known, dict):
+        raise InputError(f"data.attributes: {path} is not a JSON object of items")
+    for item, found in known.items():
+        if not isinstance(found, list) or not all(isinstance(x, str | int) and not isinstance(x, bool) for x in found):
+            raise InputError(f"data.attributes: {path}, item {item!r}: not a list of texts or whole numbers")
+        if len(set(map(str, found))) != len(found):
+            raise InputError(f"data.attributes: {path}, item {item!r} has an attribute twice")
+    mine = [[str(x) for x in known.get(item, ())] for item in items]
+    names = list(dict.fromkeys(x for found in mine for x in found))
+    if not names:
+        raise InputError(f"data.attributes: {path} has no attribute of any item of data.path")
+    number = {name: i for i, name in enumerate(names)}
+    return {"attributes": ((), *(tuple(number[x] for x in found) for found in mine), ()), "attribute_names": tuple(names)}

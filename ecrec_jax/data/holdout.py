@@ -81,6 +81,16 @@ def by_time(times: Sequence[Float[np.ndarray, "n"]], at: Sequence[float], last: 
     return parts(until[0], some(*until), some(until[1], length))
 
 
+def chosen(split: str, length: Int[np.ndarray, "U"], times: Sequence[Float[np.ndarray, "n"]], at: Sequence[float], last: int | None,
+           seed: int, target: Sequence[Bool[np.ndarray, "n"]] | None) -> Parts:
+    """The parts of a `split` by its name, of the `target` events alone if there are any, checked."""
+    found = {"leave_one_out": lambda: last_n(length) if target is None else leave_one_target_out(target),
+             "last_n": lambda: last_n(length, last), "time": lambda: by_time(times, at, last),
+             "users": lambda: by_users(length, at, seed, last)}[split]()
+    check(found, times if split == "time" else None)
+    return found
+
+
 def check(found: Parts, times: Sequence[Float[np.ndarray, "n"]] | None) -> None:
     """Whether nothing that is asked for is trained on: no event of the same user, and (with `times`) none that comes later.
 

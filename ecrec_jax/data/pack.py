@@ -126,7 +126,7 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
         batch["tokens"][row, at : at + n] = example["tokens"]
         batch["type"][row, at : at + n] = example["type"]
         batch["segment"][row, at : at + n] = segments + (1 if inner is None else inner)
-        batch["position"][row, at : at + n] = example.get("first", 0) + np.arange(n) if inner is None else within(inner)
+        batch["position"][row, at : at + n] = example.get("first", 0) + (np.arange(n) if inner is None else within(inner))
         batch["slot"][row, slot : slot + s] = at + example["slot"]
         batch["label"][row, slot : slot + s] = example["label"]
         batch["weight"][row, slot : slot + s] = example["weight"]

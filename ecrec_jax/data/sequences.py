@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from ecrec_jax.data import catalogue, file, holdout, read, split
 from ecrec_jax.data import vectors as vectors_of
@@ -31,6 +31,7 @@ class Sequences:
     them last is tested, which asks what a model can say of items it has never seen.
 
     `type_column`, of a table: what kind of event it was (view, cart, purchase …), which models are told with every item.
+    `attributes`: a JSON file {item: [attribute, …]}. `prefixes`: each beginning of a training history is one too.
     `target_types`: such events alone are labels in training and asked for, and their items alone are what a user had.
     """
 
@@ -59,6 +60,8 @@ class Sequences:
     limit: int | None
     type_column: str | None = None
     target_types: list[str] | None = None
+    attributes: str | None = None
+    prefixes: bool = False
 
     def __post_init__(self):
         if self.path is None:
@@ -128,21 +131,22 @@ class Sequences:
         histories, asked, new = holdout.without_new(histories, len(events.items), self.new_items, self.split_seed)
         if self.new_items:   # then nothing has a type
             types, target = ([np.full(len(history), x) for history in histories] for x in (np.int32(0), True))
-        parts = self.parts(np.array([len(history) for history in histories]), np.split(events.time, bounds[1:-1]), target)
+        parts = holdout.chosen(self.split, np.array(list(map(len, histories))), np.split(events.time, bounds[1:-1]), self.split_at,
+                               self.last, self.split_seed, target if self.target_types else None)
         members, report = self.members(parts)
         if self.new_items:
             members["test"] = [user for user in members["test"] if user in asked]
             report |= {"users to test": len(members["test"]), "new items": self.new_items}
-        counts = np.zeros(len(events.items) + 2, int)
-        for user in members["train"]:
-            counts += np.bincount(histories[user][: parts["train"].end[user]], minlength=len(counts))
+        trained = [histories[user][: parts["train"].end[user]] for user in members["train"]]
+        counts = np.bincount(np.concatenate([np.empty(0, "i4"), *trained]), minlength=len(events.items) + 2)
         if not counts.any():
             raise InputError(f"{self.path}: no user has {2 * self.last + 2} events, of which two are trained on"
                              if self.split in ("leave_one_out", "last_n") else
                              f"{self.path}: data.split leaves nobody two events to train on")
         cut = lambda user, end: (histories[user][:end], types[user][:end], target[user][:end])  # noqa: E731
-        examples = {name: [self.example(*cut(user, end[user]), asked[user], user, name, max_length) for user in members[name]]
-                    for name, (end, asked) in parts.items()}
+        upto = lambda name, end: range(2 if self.prefixes and name == "train" else end, end + 1)  # noqa: E731
+        examples = {name: [self.example(*cut(user, end), part.asked[user], user, name, max_length) for user in members[name]
+                           for end in upto(name, part.end[user])] for name, part in parts.items()}
         examples["train"] = [example for example in examples["train"] if example.read is None or example.read.any()]
         facts = {"vocabulary": len(counts), "items": len(events.items), "item_counts": tuple(counts.tolist()), "pad_id": 0,
                  "mask_id": len(counts) - 1, "special_ids": (0, len(counts) - 1), "new_ids": new}
@@ -152,6 +156,10 @@ class Sequences:
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
                    "split": self.told(new),
                    "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
+        if self.attributes is not None:
+            path = read.locate(self.attributes, self.root, "data.attributes")
+            facts |= catalogue.attributes(path, events.items) | {
+                "history_items": tuple(np.concatenate(trained).tolist())}
         if self.items is not None:
             known, lacking = catalogue.known(read.locate(self.items, self.root, "data.items"), events.items)
             facts, report = facts | known, report | lacking
@@ -180,18 +188,6 @@ class Sequences:
             raise InputError(f"data.target_types: no event of {self.path} is a {strange[0]!r}; they are {', '.join(events.types)}")
         return np.ones(len(events.user), bool) if self.target_types is None else \
             np.isin(events.type, [events.types.index(name) for name in self.target_types])
-
-    def parts(self, length: Int[np.ndarray, "U"], times: list[Float[np.ndarray, "n"]], target: list[Bool[np.ndarray, "n"]]
-              ) -> holdout.Parts:
-        """Each split's part of a history; what is asked for is nowhere trained on."""
-        if self.split == "time":
-            found = holdout.by_time(times, self.split_at, self.last)
-        elif self.split == "users":
-            found = holdout.by_users(length, self.split_at, self.split_seed, self.last)
-        else:
-            found = holdout.leave_one_target_out(target) if self.target_types else holdout.last_n(length, self.last)
-        holdout.check(found, times if self.split == "time" else None)
-        return found
 
     def members(self, parts: holdout.Parts) -> tuple[dict[str, list[int]], dict[str, Any]]:
         """(users of each split, who are asked for something after something, how many they are)."""

@@ -1,0 +1,102 @@
+"""S3-Rec's pretraining: what is hidden, the four losses against their formulas, attributes of items, fine-tuning from it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecrec_jax.data import catalogue
+from ecrec_jax.types import InputError
+from tests import world
+from tests.test_commands import call
+
+WORDS = ["model=sasrec_s3rec", "model.causal=false", "model.depth=1"]
+
+
+def test_what_is_hidden_and_drawn():
+    """Four copies of a history; a stretch is hidden in one and alone in another; negatives are none of the history's items."""
+    task = world.parts("s3rec", *WORDS).task
+    lengths = set()
+    for example in world.examples("s3rec", 40):
+        items, n = np.append(example.tokens, example.label[-1]), len(example.tokens) + 1
+        found = task.prepare(example, np.random.default_rng(example.index))
+        hidden, without, alone, other = found["tokens"].reshape(4, n)
+        mask = task.mask_id
+        assert (found["label"][:n] == items).all() and hidden[-1] == mask and ((hidden == items) | (hidden == mask)).all()
+        assert ((without == mask) ^ (alone == mask)).all() and (np.where(without == mask, alone, without) == items).all()
+        place = np.flatnonzero(alone != mask)
+        assert (np.diff(place) == 1).all() and 1 <= len(place) <= n // 2 and (np.flatnonzero(other != mask) == place).all()
+        assert (np.diff(other[place]) == 1).all()   # of the stream 1, 2, …
+        assert not np.isin(found["negative"][:n], items).any() and found["slot"].tolist()[n:] == [2 * n - 1, 3 * n - 1, 4 * n - 1]
+        assert (len(found["tokens"]), len(found["slot"])) == task.size(example) and found["weight"].sum() == n + 1
+        lengths.add(len(place))
+    assert len(lengths) > 3
+
+
+def test_the_four_losses_are_their_formulas():
+    """In float64, slot by slot, from the states and the weights of the net; packed rows, dropout off."""
+    made = world.parts("s3rec", *WORDS)
+    batch = next(world.feed(made.task, "s3rec", rows=5).batches(0, 0))
+    given = jax.tree.map(jnp.asarray, batch)
+    net = made.graph.net(made.parameters)
+    states = np.take_along_axis(np.asarray(net.model(given), float), batch["slot"][..., None], 1)
+    found = {key: np.asarray(x) for key, x in made.task.parts(net(given), given).items()}
+    total = np.asarray(made.task.loss(net(given), given, lambda x: x))
+    dense = lambda name: lambda h: (h @ np.asarray(made.parameters[f"head.{name}.kernel"], float)  # noqa: E731
+                                    + np.asarray(made.parameters[f"head.{name}.bias"], float))
+    attribute, items = (np.asarray(x, float) for x in (made.parameters["head.attribute.embedding"], net.model.table()))
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    count = dict.fromkeys(found, 0)
+    for row, slot in np.argwhere(batch["weight"] > 0):
+        h, item = states[row, slot], batch["label"][row, slot]
+        wanted = dict.fromkeys(found, 0.0)
+        if item:
+            masked = batch["tokens"][row, batch["slot"][row, slot]] == made.task.mask_id
+            label = np.isin(np.arange(8), made.task.attributes[item])
+            p = sigmoid(attribute @ dense("masked" if masked else "associated")(h))
+            wanted["masked" if masked else "associated"] = -np.log(np.where(label, p, 1 - p)).sum()
+            if masked:
+                right, wrong = (sigmoid(items[i] @ dense("item")(h)) for i in (item, batch["negative"][row, slot, 0]))
+                wanted["item"] = -np.log(sigmoid(right - wrong))
+        else:
+            right, wrong = (sigmoid(dense("segment")(h) @ states[row, slot + by]) for by in (1, 2))
+            wanted["segment"] = -np.log(sigmoid(right - wrong))
+        for key, x in wanted.items():
+            assert found[key][row, slot] == pytest.approx(x, rel=1e-4, abs=1e-6)
+            count[key] += x > 0
+        weights = {"associated": 0.2, "item": 1.0, "masked": 1.0, "segment": 0.5}
+        assert total[row, slot] == pytest.approx(sum(weights[key] * x for key, x in wanted.items()), rel=1e-4)
+    assert min(count.values()) > 2
+
+
+@pytest.mark.parametrize("text,says", [("{", "is not JSON"), ("[]", "not a JSON object"), ('{"a": 1}', "item 'a': not a list"),
+                                       ('{"a": [1, "1"]}', "twice"), ('{"x": [1]}', "no attribute of any item")])
+def test_bad_attributes(text, says, tmp_path):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=f"data.attributes: .*a.json.*{says}"):
+        catalogue.attributes(tmp_path / "a.json", ["a", "b"])
+
+
+def test_pretraining_and_fine_tuning(tmp_path):
+    """A run on items and attributes learns; next_item starts from its weights, and each beginning of a history is an example."""
+    rng, items = np.random.default_rng(0), 20
+    lines = [f"u{user} " + " ".join(f"i{(start + step) % items}" for step in range(9)) for user, start in
+             enumerate(rng.integers(0, items, 60))]
+    (tmp_path / "log.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "attributes.json").write_text(json.dumps({f"i{i}": [i % 4, 10 + i % 3] for i in range(items - 1)}))
+    words = ["data=sequences", f"data.path={tmp_path / 'log.txt'}", "data.format=lists", "data.max_length=10", "data.align=right",
+             "data.batch_size=64", "model.width=32", "model.depth=1", "model.dropout=0.0", "model.attention_dropout=0.0",
+             "model.feed_forward=32", "tracker=[jsonl]"]
+    run = tmp_path / "pretrained"
+    assert call("train", "experiment=pretrain_s3rec", *words, f"data.attributes={tmp_path / 'attributes.json'}",
+                "data.prefixes=true", "epochs=8", "optimizer.learning_rate=1e-2", f"run_dir={run}") == 0
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    valid = [x for x in log if "valid/loss" in x]
+    assert all(valid[-1][f"valid/{key}_loss"] < valid[0][f"valid/{key}_loss"] for key in ("masked", "associated"))
+    names = json.loads((run / "facts.json").read_text())["attribute_names"]
+    assert sorted(names, key=int) == ["0", "1", "2", "3", "10", "11", "12"]
+    assert call("evaluate", f"run_dir={run}", "split=test") == 0
+    assert call("train", "experiment=next_item", *words, "model=sasrec_s3rec", f"model.checkpoint={run}", "task.cutoffs=[1,10]",
+                "task.most=5", "epochs=1", f"run_dir={tmp_path / 'tuned'}") == 0
