@@ -56,7 +56,7 @@ def attributes(path: Path, items: Sequence[str]) -> dict[str, Any]:
     they are called, from a JSON file {item: [attribute, …]}. An item that isn't there has none.
 
     Raises:
-        InputError: it is not such a file, an item has an attribute twice, or no item has one.
+        InputError: it is not such a file, or no item has one.
     """
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -67,9 +67,7 @@ def attributes(path: Path, items: Sequence[str]) -> dict[str, Any]:
     for item, found in known.items():
         if not isinstance(found, list) or not all(isinstance(x, str | int) and not isinstance(x, bool) for x in found):
             raise InputError(f"data.attributes: {path}, item {item!r}: not a list of texts or whole numbers")
-        if len(set(map(str, found))) != len(found):
-            raise InputError(f"data.attributes: {path}, item {item!r} has an attribute twice")
-    mine = [[str(x) for x in known.get(item, ())] for item in items]
+    mine = [list(dict.fromkeys(str(x) for x in known.get(item, ()))) for item in items]   # some files say one twice
     names = list(dict.fromkeys(x for found in mine for x in found))
     if not names:
         raise InputError(f"data.attributes: {path} has no attribute of any item of data.path")

@@ -27,7 +27,7 @@ class S3Rec(nnx.Module):
         token = jnp.take_along_axis(batch["tokens"], batch["slot"], 1)
         query = jnp.where((token == self.mask_id)[..., None], self.masked(hidden), self.associated(hidden))
         attributes = (query @ self.attribute.embedding[...].T).astype(jnp.float32)
-        table, both = model.table(), jnp.concatenate([batch["label"][..., None], batch["negative"]], -1)
+        table, both = model.table(), jnp.concatenate([jnp.maximum(batch["label"], 0)[..., None], batch["negative"]], -1)
         items = Factored(self.item(hidden), table, jnp.zeros(len(table), jnp.float32)).at(both)
         context = self.segment(hidden)
         ends = jnp.stack([(context * jnp.roll(hidden, -by, 1)).sum(-1).astype(jnp.float32) for by in (1, 2)], -1)

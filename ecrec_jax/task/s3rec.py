@@ -75,7 +75,8 @@ class S3Rec:
         return 4 * n, n + ENDS
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Draw what is hidden, other items and another stretch; the ends of segments weigh nothing, their history's end does."""
+        """Draw what is hidden, other items and another stretch; labels are items, 0 where the history ends that lacks a stretch,
+        and -1 where the stretches end."""
         items = self.whole(example)
         n = len(items)
         rng = np.random.default_rng((int(rng.integers(1 << 32)), n))   # each beginning of a history draws its own
@@ -93,21 +94,20 @@ class S3Rec:
         return {"tokens": np.concatenate(copies).astype("i4"), "type": np.zeros(4 * n, "i4"), "first": max(0, example.first - 1),
                 "segment": np.repeat(np.arange(1, 5), n).astype("i4"),
                 "slot": np.append(np.arange(n), n * np.array([2, 3, 4]) - 1).astype("i4"),
-                "label": np.append(items, np.zeros(ENDS, "i4")).astype("i4"),
-                "weight": np.append(np.ones(n + 1), np.zeros(ENDS - 1)).astype("f4"),
+                "label": np.append(items, [0, -1, -1]).astype("i4"), "weight": np.ones(n + ENDS, "f4"),
                 "negative": np.append(negative, np.zeros(ENDS)).astype("i4")[:, None]}
 
     def parts(self, outputs: Float[Array, "B S A+4"], batch: Batch) -> dict[str, Float[Array, "B S"]]:
         """The four losses of every slot without their weights, 0 where a slot has none."""
         logits, items, ends = outputs[..., :-4], outputs[..., -4:-2], outputs[..., -2:]
-        own = jnp.asarray(self.listed)[batch["label"]]
+        own = jnp.asarray(self.listed)[jnp.maximum(batch["label"], 0)]
         chosen = jnp.where(own < 0, 0, jnp.take_along_axis(logits, jnp.maximum(own, 0), -1)).sum(-1)
         attributes = jax.nn.softplus(logits).sum(-1) - chosen
         told = lambda pair: -jax.nn.log_sigmoid(jax.nn.sigmoid(pair[..., 0]) - jax.nn.sigmoid(pair[..., 1]))  # noqa: E731
         masked = jnp.take_along_axis(batch["tokens"], batch["slot"], 1) == self.mask_id
         item = batch["label"] > 0
         return {"associated": jnp.where(item & ~masked, attributes, 0), "item": jnp.where(item & masked, told(items), 0),
-                "masked": jnp.where(item & masked, attributes, 0), "segment": jnp.where(item, 0, told(ends))}
+                "masked": jnp.where(item & masked, attributes, 0), "segment": jnp.where(batch["label"] == 0, told(ends), 0)}
 
     def loss(self, outputs: Float[Array, "B S A+4"], batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
         """The weighted sum of the four."""
