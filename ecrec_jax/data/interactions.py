@@ -1,11 +1,12 @@
 """Who had what, and when, from the text files of recommender papers."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.data.read import decode
 from ecrec_jax.types import InputError
@@ -36,6 +37,20 @@ def of_text(path: Path, format: str, sha256: str | None) -> tuple[list[str], lis
     if sha256 not in (None, digest):
         raise InputError(f"{path}: its sha256 is {digest}, data.sha256 says {sha256}: this is another file (null: don't compare)")
     return *(pairs if format == "pairs" else lists)(path, decode(path, content).split("\n")), digest
+
+
+def targets(events: Events, chosen: Sequence[str] | None) -> Bool[np.ndarray, "E"]:
+    """Which events are labels: those of the `chosen` types, or all.
+
+    Raises:
+        InputError: a type that no event has.
+    """
+    if chosen is None:
+        return np.ones(len(events.user), bool)
+    strange = [name for name in chosen if name not in events.types]
+    if strange:
+        raise InputError(f"data.target_types: no event is a {strange[0]!r}; they are {', '.join(events.types)}")
+    return np.isin(events.type, [events.types.index(name) for name in chosen])
 
 
 def pairs(path: Path, lines: list[str]) -> tuple[list[str], list[str]]:

@@ -11,7 +11,7 @@ from ecrec_jax.data import vectors as vectors_of
 from ecrec_jax.data.behaviour import times
 from ecrec_jax.data.clean import codes
 from ecrec_jax.data.corpus import Catalogue, Corpus
-from ecrec_jax.data.interactions import Events, of_text
+from ecrec_jax.data.interactions import Events, of_text, targets
 from ecrec_jax.data.split import SPLITS
 from ecrec_jax.types import Example, InputError
 
@@ -127,7 +127,7 @@ class Sequences:
         bounds = np.concatenate([[0], np.flatnonzero(np.diff(events.user)) + 1, [len(events.user)]]).tolist()
         tokens = (events.item + 1).astype("i4")
         histories = [tokens[first:end] for first, end in zip(bounds[:-1], bounds[1:], strict=True)]
-        types, target = (np.split(x, bounds[1:-1]) for x in (events.type.astype("i4"), self.target(events)))
+        types, target = (np.split(x, bounds[1:-1]) for x in (events.type.astype("i4"), targets(events, self.target_types)))
         histories, asked, new = holdout.without_new(histories, len(events.items), self.new_items, self.split_seed)
         if self.new_items:   # then nothing has a type
             types, target = ([np.full(len(history), x) for history in histories] for x in (np.int32(0), True))
@@ -158,8 +158,7 @@ class Sequences:
                    "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
         if self.attributes is not None:
             path = read.locate(self.attributes, self.root, "data.attributes")
-            facts |= catalogue.attributes(path, events.items) | {
-                "history_items": tuple(np.concatenate(trained).tolist())}
+            facts |= catalogue.attributes(path, events.items) | {"history_items": tuple(np.concatenate(trained).tolist())}
         if self.items is not None:
             known, lacking = catalogue.known(read.locate(self.items, self.root, "data.items"), events.items)
             facts, report = facts | known, report | lacking
@@ -176,18 +175,6 @@ class Sequences:
             return f"the last {self.last} items of each user"
         asked = {None: "all later items", 1: "the next item"}.get(self.last, f"{self.last} items")
         return f"by {self.split} at {self.split_at[0]:g} and {self.split_at[1]:g}, {asked}"
-
-    def target(self, events: Events) -> Bool[np.ndarray, "E"]:
-        """Which events are labels.
-
-        Raises:
-            InputError: a type that no event has.
-        """
-        strange = [name for name in self.target_types or () if name not in events.types]
-        if strange:
-            raise InputError(f"data.target_types: no event of {self.path} is a {strange[0]!r}; they are {', '.join(events.types)}")
-        return np.ones(len(events.user), bool) if self.target_types is None else \
-            np.isin(events.type, [events.types.index(name) for name in self.target_types])
 
     def members(self, parts: holdout.Parts) -> tuple[dict[str, list[int]], dict[str, Any]]:
         """(users of each split, who are asked for something after something, how many they are)."""
