@@ -17,7 +17,7 @@ from ecrec_jax.types import InputError
 from ecrec_jax.use import compiler, flops, topology
 from experiments import replicas, wiring
 
-KEYS = {"topology": str, "rows": int | None, "largest": bool}
+KEYS = {"topology": str, "rows": int | None, "largest": bool, "evaluation": bool}
 UNITS = ("B", "KB", "MB", "GB", "TB")   # of 1000: what is exchanged; memory is in GiB
 
 
@@ -29,6 +29,8 @@ def main(config: dict[str, Any]) -> None:
     if asked["rows"] is not None and asked["rows"] < 1:
         raise InputError(f"rows is {asked['rows']}, must be at least 1")
     found, limit = topology.devices(asked["topology"])
+    if asked["evaluation"] and config["replicas"] is not None:
+        raise InputError("evaluation=true plans one run: leave replicas null")
     if asked["largest"] and limit is None:
         raise InputError("largest=true looks for the limit of a device's memory: name a chip, such as topology=v5e:2x2")
     strategy, group = compiler.strategy(build.constructors(config, "strategy"), found), None
@@ -39,24 +41,27 @@ def main(config: dict[str, Any]) -> None:
     changed = wiring.debugged(config)
     parts = build.build(changed | {"strategy": changed["strategy"] | {"devices": None}})
     parts = dataclasses.replace(parts, strategy=strategy)
-    rows = asked["rows"] or parts.feeds["train"].shape.rows
-    introduce(parts, asked["topology"], rows, group)
+    split = "valid" if asked["evaluation"] else "train"
+    rows = asked["rows"] or parts.feeds[split].shape.rows
+    introduce(parts, asked["topology"], split, rows, group)
     if "attention" in changed["model"]:
         print(f"attention: {wiring.attention(changed, parts)}", flush=True)
-    compiled = functools.cache(lambda count: compiler.compiled(compiler.lower(parts, config["seed"], count, group)))
+    lower = compiler.lower_columns if asked["evaluation"] else functools.partial(compiler.lower, seed=config["seed"], group=group)
+    compiled = functools.cache(lambda count: compiler.compiled(lower(parts, rows=count)))
     try:
-        report(compiled(rows), parts, rows * (group.count // group.mesh.size if group else 1), limit)
+        trained = None if asked["evaluation"] else rows * (group.count // group.mesh.size if group else 1)
+        report(compiled(rows), parts, trained, limit)
     except compiler.TooLarge as error:
         print(f"does not fit: {rows} rows need more than a device's {limit / topology.GIB:.4g} GiB; the compiler says: {error}")
     if asked["largest"]:
         search(compiled, parts, rows)
 
 
-def introduce(parts: build.Parts, name: str, rows: int, group: Group | None) -> None:
+def introduce(parts: build.Parts, name: str, split: str, rows: int, group: Group | None) -> None:
     """What is compiled, by which compiler, for what."""
     packages = ("jax", "jaxlib") if name == "cpu" else ("jax", "libtpu")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    shape, devices = parts.feeds["train"].shape, parts.strategy.devices
+    shape, devices = parts.feeds[split].shape, parts.strategy.devices
     print(f"{name}: {group.mesh.size if group else devices} devices, {type(parts.strategy).__name__}; compiled by {versions}; "
           "nothing was run on a device")
     print(f"batch: {rows} rows × {shape.length} tokens, {shape.slots} slots a row; "
@@ -69,8 +74,8 @@ def unit(parts: build.Parts) -> int:
     return parts.strategy.devices * parts.gradient.count
 
 
-def report(program: compiler.Program, parts: build.Parts, rows: int, limit: int | None) -> None:
-    """Memory, FLOPs, exchanges, and a time if there is one; all of them per device."""
+def report(program: compiler.Program, parts: build.Parts, rows: int | None, limit: int | None) -> None:
+    """Memory, FLOPs (beside the model's for training on `rows` rows), exchanges, and a time if there is one; all per device."""
     for kind, size in (program.memory | {"peak": program.peak}).items():
         print(f"memory: {kind:12} {size / topology.GIB:8.3f} GiB")
     need = program.peak + program.memory["code"]
@@ -78,10 +83,11 @@ def report(program: compiler.Program, parts: build.Parts, rows: int, limit: int 
         print(f"{'fits' if need <= limit else 'does not fit'}: peak and code are {need / topology.GIB:.2f} of "
               f"{limit / topology.GIB:.4g} GiB" + ("; near the limit: the compiler recomputes some of it by itself"
                                                    if program.rematerialised else ""))
-    batch = next(parts.feeds["train"].batches(0, 0))
-    model = flops.model_flops(parts, batch) * rows / parts.strategy.devices
-    print(f"FLOPs: program {program.flops:.4g}, {program.flops / model:.2f} × the model's {model:.4g} (real tokens, used slots, "
-          "attention inside segments)")
+    beside = ""
+    if rows is not None:
+        model = flops.model_flops(parts, next(parts.feeds["train"].batches(0, 0))) * rows / parts.strategy.devices
+        beside = f", {program.flops / model:.2f} × the model's {model:.4g} (real tokens, used slots, attention inside segments)"
+    print(f"FLOPs: program {program.flops:.4g}{beside}")
     for operation, sizes in program.exchanged.items():
         print(f"exchanged: {operation} × {len(sizes)}: {readable(sum(sizes))}, the largest {readable(max(sizes))}")
     if not program.exchanged:

@@ -12,7 +12,7 @@ import numpy as np
 from ecrec_jax import section
 from ecrec_jax.build import Parts
 from ecrec_jax.replicas import Group
-from ecrec_jax.step import make_step
+from ecrec_jax.step import make_columns, make_step
 from ecrec_jax.types import Facts, InputError, State, Strategy
 
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|ragged-all-to-all|reduce-scatter"
@@ -72,6 +72,15 @@ def lower(parts: Parts, seed: int, rows: int, group: Group | None = None) -> Any
             lambda x: jax.ShapeDtypeStruct((group.count, *x.shape), x.dtype, sharding=group.rows), tree) for tree in given))
     return parts.strategy.compile(step, True).lower(place(state), place(frozen | parts.constants),
                                                     put(batch, parts.gradient.count))
+
+
+def lower_columns(parts: Parts, rows: int) -> Any:
+    """The lowered program of evaluation for batches of `rows` rows of the validation split; nothing of it is run."""
+    trained, frozen = map(parts.strategy.place, parts.peft.split(parts.parameters))
+    one = next(parts.feeds["valid"].batches(None, 0))
+    batch = parts.strategy.put({key: np.zeros((rows, *x.shape[1:]), x.dtype) for key, x in one.items()}, 1)
+    columns = make_columns(parts.graph, parts.task, parts.peft, parts.strategy)
+    return parts.strategy.compile(columns, False).lower(trained, frozen | parts.strategy.place(parts.constants), batch)
 
 
 def compiled(lowered: Any) -> Program:
