@@ -72,7 +72,11 @@ def test_model_flops(task, peft):
     factor = 4 if peft == "bitfit" else 6                         # of the encoder; the head of masked-LM is trained
     head = {"masked_lm": 6 * 32 * 32 + factor * 504 * 32, "next_item": 6 * 504 * 32, "classification": 6 * (32 * 32 + 3 * 32)}[task]
     attention = 12 * 32 * (5**2 + 3**2 + 5 + 3)
-    assert flops.model_flops(made, batch) == factor * (8_192 * 8 + 2_048 * 8 + 6_144 * 2) + head * 2 + attention
+    whole = factor * (8_192 * 8 + 2_048 * 8 + 6_144 * 2) + head * 2 + attention
+    assert flops.model_flops(made, batch) == whole
+    if task == "next_item":   # of the 504 rows, the label's and those of seven negatives
+        batch["negative"] = np.ones((2, 3, 7), "i4")
+        assert flops.model_flops(made, batch) == whole - 2 * 6 * (504 - 8) * 32
 
 
 def test_the_compiler_counts_the_flops_of_a_full_batch_as_the_model_does():

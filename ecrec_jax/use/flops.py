@@ -19,8 +19,9 @@ def model_flops(parts: Parts, batch: Batch) -> float:
 
     Σ 6·P_token·tokens + 6·P_slot·slots + 12·D·layers·Σ n², where P counts the numbers of the matrices a token (encoder) or a
     used slot (pooler, head, tied table) is multiplied with and n runs over the segments. A frozen matrix counts 4, not 6:
-    nothing is computed for its own gradient. Tables that are only looked up count nothing, padding neither. Where a head reads
-    the slots alone, so does the last layer, but for its keys and values: its n² are a segment's used slots times its tokens.
+    nothing is computed for its own gradient. Tables that are only looked up count nothing, padding neither; of a table that
+    negatives are sampled of, the label's row and theirs count. Where a head reads the slots alone, so does the last layer, but for
+    its keys and values: its n² are a segment's used slots times its tokens.
 
     Source: Kaplan et al. 2020, §2.1 (6·N a token); attention: 2 products of 2·n²·D each, and twice that backwards.
     """
@@ -31,7 +32,8 @@ def model_flops(parts: Parts, batch: Batch) -> float:
         of_slots = ("model.pooler.", *TABLES) if last is None else ("model.pooler.", *TABLES, last)
         asked = path.endswith((".key.kernel", ".value.kernel"))   # of all tokens in every layer
         by_token = path.startswith("model.") and (asked or not path.startswith(of_slots))
-        cost[by_token] += (6 if path in trained else 4) * float(np.prod(kernel.shape))
+        rows = len(kernel) if path.endswith(".kernel") else min(scored(parts, batch), len(kernel))
+        cost[by_token] += (6 if path in trained else 4) * float(rows * np.prod(kernel.shape[1:]))
     segment = np.asarray(batch["segment"])
     rows = max(1, int((segment > 0).any(1).sum()))
     used = np.asarray(batch["weight"]) > 0
@@ -43,6 +45,13 @@ def model_flops(parts: Parts, batch: Batch) -> float:
                            for path, width in widths.items())
     tokens, slots = int((segment > 0).sum()), int(used.sum())
     return (cost[True] * tokens + cost[False] * slots + attention) / rows
+
+
+def scored(parts: Parts, batch: Batch) -> float:
+    """How many rows of a table a slot's query is multiplied with; infinite: all."""
+    if "negative" in batch:
+        return 1 + batch["negative"].shape[-1]
+    return int((np.asarray(batch["weight"]) > 0).sum()) if getattr(parts.task, "sampling", "") == "batch" else np.inf
 
 
 def last_layer(parts: Parts) -> str | None:
