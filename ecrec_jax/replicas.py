@@ -183,6 +183,8 @@ class Replica:
         """As it is."""
         return function
 
+    divide = total
+
     def fetch(self, tree: Any) -> Any:
         """This run's row to numpy."""
         if not isinstance(tree, Own):

@@ -69,8 +69,12 @@ def make_columns(
     """What evaluation needs of every slot, (trained, constant, Batch) -> columns over the global batch, no dropout."""
 
     def columns(trained: Parameters, constant: Parameters, batch: Batch) -> Logs:
-        outputs = graph.net(strategy.use(peft.merge(trained, constant)))(batch, None, strategy)
-        found = task.columns(outputs, batch) | {"loss": numbered(task, constant).loss(outputs, batch, strategy.gather)}
+        def of(whole: tuple[Parameters, Parameters], rows: Batch) -> Logs:
+            trained, constant = whole
+            outputs = graph.net(strategy.use(peft.merge(trained, constant)))(rows, None, strategy)
+            return task.columns(outputs, rows) | {"loss": numbered(task, constant).loss(outputs, rows, strategy.gather)}
+
+        found = strategy.divide(of, graph.dtype)((trained, constant), batch)
         return strategy.gather(found | {key: batch[key] for key in ("label", "weight", "example")})
 
     return columns

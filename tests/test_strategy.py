@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecrec_jax import checkpoint
-from ecrec_jax.step import make_step
+from ecrec_jax import checkpoint, evaluate
+from ecrec_jax.step import make_columns, make_step
+from ecrec_jax.types import State
 from tests import world
 
 ROOT = Path(__file__).parent.parent
@@ -87,6 +88,34 @@ def test_fsdp_divides_the_largest_axis_that_it_can():
     spec = lambda *shape: tuple(strategy.layout(np.zeros(shape)).spec)  # noqa: E731
     assert spec(8, 32) == (None, "data") and spec(32, 8) == ("data",) and spec(12, 33) == ("data",)
     assert spec(16, 16) == ("data",) and spec(7, 33) == () and spec(9, 7) == () and spec(4, 8) == () and spec() == ()
+
+
+LARGE = ["strategy=fsdp", "strategy.table_rows=500"]   # the items' table is one of them
+
+
+@pytest.mark.parametrize("loss", ["sampled_ce", "sampled_ce task.sampling=batch", "bce task.shared=true", "ce"])
+def test_a_large_table_is_never_whole(loss):
+    """Eight devices that have four columns of it each agree with one that has all; only a loss over all items puts it together."""
+    words = ["model=sasrec", "task.negatives=7", *f"task.objective={loss}".split()]
+    alone, made = world.parts("next_item", "strategy.devices=1", *words), world.parts("next_item", *words, *LARGE)
+    given, ends, texts = world.batches(alone.task, "next_item"), [], []
+    wanted, found = (world.curve(parts, given)[0] for parts in (alone, made))
+    assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[1]
+    for parts in (alone, made):
+        trained, frozen = map(parts.strategy.place, parts.peft.split(parts.parameters))
+        columns = parts.strategy.compile(make_columns(parts.graph, parts.task, parts.peft, parts.strategy), donate=False)
+        batch = parts.strategy.put(given[0] | {"seen": given[0]["label"][..., None] % 500 + 1}, 1)
+        ends.append(evaluate.real(parts.strategy.fetch(columns(trained, frozen, batch))))
+        ranking = columns.lower(trained, frozen, batch).compile().as_text()
+        state = jax.eval_shape(parts.optimizer.init, trained)
+        state = State(trained, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state), jnp.int32(0), jnp.uint32(0))
+        step = make_step(parts.graph, parts.task, parts.peft, parts.gradient, parts.optimizer, parts.strategy)
+        state, constant = parts.strategy.place(state), parts.strategy.place(frozen)
+        texts.append(parts.strategy.compile(step, True).lower(state, constant, batch).compile().as_text())
+    for key, x in ends[0].items():
+        assert (x == ends[1][key]).all() if x.dtype.kind == "i" else np.abs(x - ends[1][key]).max() < 1e-5, key
+    whole = [bool(re.search(r"f32\[(504,32|32,504)\]", text)) for text in texts]
+    assert whole == [True, loss == "ce"] and "f32[504,4]" in texts[1] and ("f32[504,32]" in ranking) == (loss == "ce")
 
 
 STRATEGIES = world.names("strategy")

@@ -7,26 +7,37 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ecrec_jax import mesh
+from ecrec_jax.lookup import Divided
 from ecrec_jax.types import Batch, InputError, Parameters
 
 
 class Fsdp:
-    """`devices`: how many (null: all). Arrays of fewer than `smallest` numbers stay whole on every device. A planner
-    gives the devices `found` elsewhere, and a `transfer` that keeps shapes only.
+    """`devices`: how many (null: all). Arrays of fewer than `smallest` numbers stay whole on every device. Tables of at least
+    `table_rows` rows (null: none) are never put together in training: each device has some of their columns, which the devices
+    must divide, and what is looked up crosses instead, as in Divided. A planner gives the devices `found` elsewhere, and a
+    `transfer` that keeps shapes only.
 
     Source: Rajbhandari et al. 2020, "ZeRO", stage 3; Xu et al. 2020, "Automatic cross-replica sharding of weight update".
     """
 
-    def __init__(self, devices: int | None, smallest: int, found: Sequence[Any] | None = None,
+    def __init__(self, devices: int | None, smallest: int, table_rows: int | None, found: Sequence[Any] | None = None,
                  transfer: mesh.Transfer = mesh.onto):
-        if smallest < 0:
-            raise InputError(f"strategy.smallest is {smallest}, must not be negative")
+        for name, value in (("smallest", smallest), ("table_rows", table_rows or 1)):
+            if value < 0:
+                raise InputError(f"strategy.{name} is {value}, must not be negative")
+        self.table_rows = table_rows
         self.mesh, self.smallest, self.transfer = mesh.over(devices, found), smallest, transfer
         self.devices, (self.rows, self.whole) = self.mesh.size, mesh.layouts(self.mesh)
         self.platform = self.mesh.devices.flat[0].platform
 
+    def large(self, x: Any) -> bool:
+        """Whether an array is a table of which each device has its columns."""
+        return self.table_rows is not None and x.ndim == 2 and len(x) >= self.table_rows and x.shape[1] % self.devices == 0
+
     def layout(self, x: Any) -> NamedSharding:
         """An array's largest axis that the devices divide is divided; whole where there is none, or the array is small."""
+        if self.large(x):
+            return NamedSharding(self.mesh, PartitionSpec(None, "data"))
         axes = [axis for axis, size in enumerate(x.shape) if size and size % self.devices == 0]
         if x.size < self.smallest or not axes:
             return self.whole
@@ -59,17 +70,39 @@ class Fsdp:
             return function
 
         def summed(whole: tuple[Parameters, ...], rows: Batch) -> Any:
-            layouts = jax.tree.map(self.layout, whole)
-            specs = jax.tree.map(lambda layout: layout.spec, layouts)
+            specs, tables = self.specs(whole), jax.tree.map(self.large, whole[0])
 
             def parts(whole: Any, rows: Batch) -> Any:
-                number, sums = function(jax.tree.map(lambda x, spec: mesh.join(x, spec, dtype), whole, specs), rows)
-                return jax.lax.psum(number, "data"), jax.tree.map(lambda x, spec: mesh.share(x, spec, dtype), sums, specs[0])
+                number, sums = function(self.join(whole, specs, tables, dtype), rows)
+                share = lambda spec, table, x: x.part if table else mesh.share(x, spec, dtype)  # noqa: E731
+                return jax.lax.psum(number, "data"), jax.tree.map(share, specs[0], tables, sums)
 
             return jax.shard_map(parts, mesh=self.mesh, in_specs=(specs, self.rows.spec), out_specs=(self.whole.spec, specs[0]),
                                  check_vma=False)(whole, rows)
 
         return summed
+
+    def divide(self, function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+        """Where there may be large tables, on each device its own rows."""
+        if self.devices == 1 or self.table_rows is None:
+            return function
+
+        def divided(whole: tuple[Parameters, ...], rows: Batch) -> Any:
+            specs, tables = self.specs(whole), jax.tree.map(self.large, whole[0])
+            return jax.shard_map(lambda whole, rows: function(self.join(whole, specs, tables, dtype), rows), mesh=self.mesh,
+                                 in_specs=(specs, self.rows.spec), out_specs=self.rows.spec, check_vma=False)(whole, rows)
+
+        return divided
+
+    def specs(self, whole: tuple[Parameters, ...]) -> Any:
+        """How the arrays lie."""
+        return jax.tree.map(lambda x: self.layout(x).spec, whole)
+
+    def join(self, whole: tuple[Parameters, ...], specs: Any, tables: Any, dtype: str) -> tuple[Any, ...]:
+        """In a program of one device's rows: what is whole on all, put together, but for the large tables of the first tree."""
+        join = lambda x, spec: mesh.join(x, spec, dtype)  # noqa: E731
+        first = jax.tree.map(lambda x, spec, table: Divided(x) if table else join(x, spec), whole[0], specs[0], tables)
+        return first, *jax.tree.map(join, whole[1:], specs[1:])
 
     def gather(self, tree: Any) -> Any:
         """Whole on every device."""

@@ -168,8 +168,10 @@ class NextItem:
 
     def others(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S N"]:
         """Logits of all labels of the global batch, N = its slots; `LEAST` for a slot's own label and for what isn't trained on."""
-        label, weight = gather((batch["label"].reshape(-1), batch["weight"].reshape(-1)))
-        logits = Factored(outputs.query, lookup(outputs.table, label), lookup(outputs.bias[:, None], label)[:, 0]).logits()
+        mine = batch["label"].reshape(-1)
+        label, weight, vectors, bias = gather((mine, batch["weight"].reshape(-1), lookup(outputs.table, mine),
+                                               lookup(outputs.bias[:, None], mine)[:, 0]))
+        logits = Factored(outputs.query, vectors, bias).logits()
         return jnp.where((label != batch["label"][..., None]) & (weight > 0), logits, LEAST)
 
     def columns(self, outputs: Factored, batch: Batch) -> dict[str, Array]:

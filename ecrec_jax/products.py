@@ -1,0 +1,97 @@
+"""Products of queries with the vectors of a table, and their gradients."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ecrec_jax.lookup import filled
+
+PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
+BLOCK = 32              # ids of which the largest logit is looked at before the others, where few at the top are asked for
+LEAST = -1e8            # of a bias: ids below are in nobody's list
+
+
+def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S V"]:
+    """All of them, f32."""
+    return (query @ table.T).astype(jnp.float32) + bias.astype(jnp.float32)
+
+
+@jax.custom_vjp
+def log_sum(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S"]:
+    """log Σ exp(query · table + bias), piece by piece. Nothing of the logits' size is kept but their powers, each piece's over its
+    largest one: the gradient scales queries and results by what softmax divides by. On CPU pieces stay in the caches and in memory
+    that is used again, which halves the time. Without a gradient all logits are made as `ranked` makes them, so that a program that
+    does both multiplies once."""
+    return jax.nn.logsumexp(logits(query, filled(table, BLOCK, 0), filled(bias, BLOCK, 10 * LEAST)), -1)
+
+
+def pieces(numbers: int, ids: int) -> list[int]:
+    """Where pieces of the table begin and end."""
+    return np.linspace(0, ids, min(MOST_PIECES, -(-numbers // PIECE)) + 1).astype(int).tolist()
+
+
+def powers(query: Array, table: Array, bias: Array) -> tuple[Array, Any]:
+    """(log Σ exp, what the gradient needs)."""
+    edges, found = pieces(query[..., 0].size * len(table), len(table)), []
+    for first, end in itertools.pairwise(edges):
+        made = logits(query, table[first:end], bias[first:end])
+        most = made.max(-1, keepdims=True)
+        found.append((jnp.exp(made - most), most))
+    total = jax.nn.logsumexp(jnp.concatenate([jnp.log(power.sum(-1, keepdims=True)) + most for power, most in found], -1), -1)
+    return total, (query, table, bias, found, total)
+
+
+def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Array, Array]:
+    """Of query, table and bias: with p = softmax of the logits, g p T, (g p)ᵀ query and Σ g p."""
+    query, table, bias, found, total = kept
+    edges, wide = pieces(query[..., 0].size * len(table), len(table)), query.astype(jnp.float32)
+    of_query, of_table, of_bias = jnp.zeros_like(wide), [], []
+    for first, end, (power, most) in zip(edges, edges[1:], found, strict=False):
+        scale = gradient[..., None] * jnp.exp(most - total[..., None])
+        power = power.astype(table.dtype)
+        of_query += (power @ table[first:end]).astype(jnp.float32) * scale
+        flat = power.reshape(-1, end - first).T
+        of_table.append(flat @ (wide * scale).astype(table.dtype).reshape(-1, table.shape[1]))
+        of_bias.append((flat @ scale.astype(table.dtype).reshape(-1, 1))[:, 0])
+    return of_query.astype(query.dtype), jnp.concatenate(of_table), jnp.concatenate(of_bias).astype(bias.dtype)
+
+
+log_sum.defvjp(powers, powers_gradient)
+
+
+@jax.custom_vjp
+def among(query: Float[Array, "M P D"], table: Float[Array, "V D"], ids: Int[Array, "M N"]) -> Float[Array, "M P N"]:
+    """What the P queries of each of M groups and its N vectors of the table have as products, f32; zeros where the ids are 0. Else
+    no id comes twice in a group. A group's vectors are gathered, and their gradients made, while they are in the caches."""
+    def one(group: tuple[Array, Array]) -> Array:
+        some = lambda: (group[0] @ table[group[1]].T).astype(jnp.float32)  # noqa: E731
+        return jax.lax.cond(group[1][0] > 0, some, lambda: jnp.zeros((query.shape[1], ids.shape[1]), jnp.float32))
+
+    return jax.lax.map(one, (query, ids))
+
+
+def among_forward(query: Array, table: Array, ids: Array) -> tuple[Array, Any]:
+    """(products, what the gradient needs)."""
+    return among(query, table, ids), (query, table, ids)
+
+
+def among_gradient(kept: Any, gradient: Float[Array, "M P N"]) -> tuple[Array, Array, None]:
+    """Of queries and table; sums of a vector's gradients are f32."""
+    query, table, ids = kept
+
+    def one(total: Array, given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        query, ids, gradient = given
+        gradient = gradient.astype(table.dtype)
+        some = lambda total: (total.at[ids].add((gradient.T @ query).astype(jnp.float32), unique_indices=True),  # noqa: E731
+                              gradient @ table[ids])
+        return jax.lax.cond(ids[0] > 0, some, lambda total: (total, jnp.zeros_like(query)), total)
+
+    of_table, of_query = jax.lax.scan(one, jnp.zeros(table.shape, jnp.float32), (query, ids, gradient))
+    return of_query, of_table.astype(table.dtype), None
+
+
+among.defvjp(among_forward, among_gradient)
