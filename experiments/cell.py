@@ -63,7 +63,7 @@ class Cell:
 
     def start(self) -> Path:
         """What rows that go on from this one begin with: what was exported, or a run on items itself, which has no other form."""
-        return self.folder if (self.folder / "items.txt").is_file() else self.folder / "export"
+        return self.folder / "export" if "tokenizer" in self.config["data"] else self.folder
 
 
 def run(cells: Sequence[Cell]) -> None:

@@ -60,8 +60,10 @@ def hours_of(cell: Cell) -> float:
 def measurable(cell: Cell) -> dict[str, Any]:
     """The configuration of a cell, with a model of the same size where its checkpoint is another cell's, not made yet."""
     config: Mapping[str, Any] = cell.config
-    while cell.source is not None and not (cell.source.folder / "export").exists():
+    while cell.source is not None and (cell.source.summary() is None or not cell.source.start().exists()):
         cell = cell.source
-        data = {**config["data"], "tokenizer": cell.config["data"]["tokenizer"]}
-        config = {**config, "model": cell.config["model"], "data": data}
+        words = {name: x for name, x in cell.config["data"].items() if name == "tokenizer"}
+        shared = config["model"] if config["model"]["_target_"] == cell.config["model"]["_target_"] else {}
+        model = cell.config["model"] | {name: x for name, x in shared.items() if name == "causal"}
+        config = {**config, "model": model, "data": {**config["data"], **words}}
     return dict(config)

@@ -40,7 +40,7 @@ def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Seq
                 raise InputError(f"row {row['name']!r}: {row['from']!r} has no seed {seed}")
             config = plain | {"seed": seed}
             if start is not None:
-                config = config | {"model": config["model"] | {"checkpoint": str(start.folder / "export")}}
+                config = config | {"model": config["model"] | {"checkpoint": str(start.start())}}
             digests, absent = needs(config, start)
             mark = hashlib.sha256(json.dumps([record.compared(config), digests], sort_keys=True).encode()).hexdigest()[:8]
             slug = re.sub(r"\W+", "-", row["name"]).strip("-")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments import rows, wiring
+from experiments import cell, estimate, rows, wiring
 from tests import world
 from tests.test_commands import TINY, call
 from tests.test_resume import ROOT, command, environment
@@ -93,6 +93,20 @@ def test_table(tmp_path, capsys):
 def test_a_row_that_is_none(change, said, capsys):
     assert call("table", "table=quickstart", rows_word([change])) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("data,start", [("reviews_text", "a/export"), ("beauty_attributes", "a")])
+def test_what_a_row_begins_from(data, start, finished, tmp_path, monkeypatch):
+    """Texts: from what was exported; items: from the run. What isn't made yet is measured with the other row's model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / start).mkdir(parents=True)
+    (tmp_path / "a/summary.json").write_text("{}") if finished else None
+    first = cell.Cell("a", 0, "train", [], world.composed(f"data={data}", "model=bert_tiny", "model.width=32"), Path("a"), None)
+    then = cell.Cell("b", 0, "train", [], world.composed(f"data={data}", "data.max_length=7"), Path("b"), first)
+    made = estimate.measurable(then)
+    assert then.own()["model.checkpoint"] == start and made["data"]["max_length"] == 7
+    assert (made["model"]["width"] == 32) is not finished
 
 
 def test_processes_side_by_side(tmp_path, capfd):
