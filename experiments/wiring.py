@@ -101,6 +101,9 @@ def check(config: Mapping[str, Any]) -> None:
                                   (("masked_item", "s3rec"), False, "sees both sides of what is hidden")):
         if wanted in targets and bool(config["model"].get("causal")) is not causal:
             raise InputError(f"task {names['task']} needs a model that {says}: set model.causal={str(causal).lower()}")
+    if wanted in ("masked_item", "s3rec") and config["data"].get("type_column") is not None:
+        raise InputError(f"task {names['task']} hides items, and one that is hidden has no type that could be told: set "
+                         "data.type_column=null, or choose task=next_item")
     given = config["data"].get("target", "none")
     if wanted in ("class", "multi", "number") and given != wanted:
         raise InputError(f"task {names['task']} needs labels of kind {wanted}, data.target is {given}: set data.target={wanted}")

@@ -13,7 +13,7 @@ import pytest
 from ir_measures import RR, P, R, nDCG
 
 from ecrec_jax import build, losses, ranking
-from ecrec_jax.data import catalogue, holdout
+from ecrec_jax.data import catalogue, holdout, read
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.meter import brief
@@ -192,11 +192,11 @@ def test_what_lists_are_worth():
 
 def test_prices_of_a_table(tmp_path):
     path = written(tmp_path / "items.csv", "item,price\na,2.5\nb,\nc,1e1\n")
-    assert catalogue.prices(path, ["c", "b", "a"]) == ((0.0, 10.0, 0.0, 2.5, 0.0), 1)
+    assert catalogue.prices(read.read(path), ["c", "b", "a"]) == ((0.0, 10.0, 0.0, 2.5, 0.0), 1)
     for text, said in (("item,price\na,cheap\n", "line 2: price 'cheap' of item a is no number"), ("item,price\na,-1\n", "'-1'"),
                        ("item,price\nx,1\n", "no price of any item"), ("item,cost\na,1\n", "price")):
         with pytest.raises(InputError, match=said):
-            catalogue.prices(written(tmp_path / "bad.csv", text), ["a"])
+            catalogue.prices(read.read(written(tmp_path / "bad.csv", text)), ["a"])
 
 
 def test_a_reader_sees_one_cut_off():

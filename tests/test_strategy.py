@@ -13,7 +13,7 @@ import pytest
 
 from ecrec_jax import checkpoint, evaluate
 from ecrec_jax.step import make_columns, make_step
-from ecrec_jax.types import State
+from ecrec_jax.types import InputError, State
 from tests import world
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,8 @@ def test_fsdp_divides_the_largest_axis_that_it_can():
 LARGE = ["strategy=fsdp", "strategy.table_rows=500"]   # the items' table is one of them
 
 
-@pytest.mark.parametrize("loss", ["sampled_ce", "sampled_ce task.sampling=batch", "bce task.shared=true", "ce"])
+@pytest.mark.parametrize("loss", ["sampled_ce", "ce", *(pytest.param(more, marks=pytest.mark.slow) for more in (
+    "sampled_ce task.sampling=batch", "bce task.shared=true"))])
 def test_a_large_table_is_never_whole(loss):
     """Eight devices that have four columns of it each agree with one that has all; only a loss over all items puts it together."""
     words = ["model=sasrec", "task.negatives=7", *f"task.objective={loss}".split()]
@@ -116,6 +117,21 @@ def test_a_large_table_is_never_whole(loss):
         assert (x == ends[1][key]).all() if x.dtype.kind == "i" else np.abs(x - ends[1][key]).max() < 1e-5, key
     whole = [bool(re.search(r"f32\[(504,32|32,504)\]", text)) for text in texts]
     assert whole == [True, loss == "ce"] and "f32[504,4]" in texts[1] and ("f32[504,32]" in ranking) == (loss == "ce")
+
+
+def test_every_table_may_be_large():
+    """BERT's, too: only what rows are looked up in is left as it lies. Columns that the devices don't divide are a mistake."""
+    alone = world.parts("classification", "strategy.devices=1")
+    made = world.parts("classification", "strategy=fsdp", "strategy.table_rows=1")
+    given = world.batches(alone.task, "classification", 3)
+    wanted, found = (world.curve(parts, given)[0] for parts in (alone, made))
+    assert np.abs(found - wanted).max() < 1e-5 and wanted[0] != wanted[1]
+    tables = made.strategy.tables(made.parameters)
+    assert {name for name, large in tables.items() if large} == {name for name in tables if name.endswith(".embedding")}
+    with pytest.raises(InputError, match="table_rows: 8 devices don't divide the 12 columns of a.embedding"):
+        made.strategy.tables({"a.embedding": np.zeros((5, 12))})
+    with pytest.raises(InputError, match="table_rows is 0"):
+        world.parts("classification", "strategy=fsdp", "strategy.table_rows=0")
 
 
 STRATEGIES = world.names("strategy")

@@ -11,7 +11,7 @@ import pytest
 
 from ecrec_jax import build
 from ecrec_jax.types import InputError
-from experiments import saved
+from experiments import saved, wiring
 from tests import world
 from tests.test_commands import call
 from tests.test_recommend import contents, data, written
@@ -45,6 +45,16 @@ def test_bad_types(keys, says, tmp_path):
         data(written(tmp_path / "x.csv", LOG), **keys).load("", 50)
     with pytest.raises(InputError, match=r"x\.csv.*an event without type"):
         data(written(tmp_path / "x.csv", LOG + "w,c,3,\n"), type_column="type").load("", 50)
+
+
+@pytest.mark.parametrize("words", [
+    "experiment=pretrain_s3rec", "experiment=next_item model=bert4rec head=tokens task=masked_item"])
+def test_what_is_hidden_has_no_type(words):
+    config = world.composed(*words.split())
+    wiring.check(config)
+    config["data"]["type_column"] = "type"
+    with pytest.raises(InputError, match=r"hides items.*data\.type_column=null"):
+        wiring.check(config)
 
 
 @pytest.mark.parametrize("model", ["sasrec", "gru4rec"])

@@ -18,7 +18,7 @@ def known(path: Path, items: Sequence[str]) -> tuple[dict[str, Any], dict[str, i
     """
     table, facts, lacking = read.read(path), {}, {}
     if "price" in table.columns or "category" not in table.columns:
-        facts["prices"], lacking["items without price"] = prices(path, items)
+        facts["prices"], lacking["items without price"] = prices(table, items)
     if "category" in table.columns:
         kind = dict(zip(read.column(table, "item", "data.items"), read.column(table, "category", "data.items"), strict=True))
         number = {name: i for i, name in enumerate(sorted({x for x in kind.values() if x}), 1)}
@@ -27,13 +27,12 @@ def known(path: Path, items: Sequence[str]) -> tuple[dict[str, Any], dict[str, i
     return facts, lacking
 
 
-def prices(path: Path, items: Sequence[str]) -> tuple[tuple[float, ...], int]:
+def prices(table: read.Table, items: Sequence[str]) -> tuple[tuple[float, ...], int]:
     """(the price of every item and 0 before and after them, how many of them have none, which counts as 0).
 
     Raises:
         InputError: a column `item` or `price` isn't there, a price is no number or below 0, or no item has one.
     """
-    table = read.read(path)
     names, cells = (read.column(table, name, "data.items") for name in ("item", "price"))
     known: dict[str | None, float] = {}
     for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
@@ -47,7 +46,7 @@ def prices(path: Path, items: Sequence[str]) -> tuple[tuple[float, ...], int]:
             raise InputError(f"{table.where(i)}: price {cell!r} of item {name} is no number of at least 0")
         known[name] = price
     if not any(item in known for item in items):
-        raise InputError(f"data.items: {path} has no price of any item of data.path")
+        raise InputError(f"data.items: {table.path} has no price of any item of data.path")
     return (0.0, *(known.get(item, 0.0) for item in items), 0.0), sum(item not in known for item in items)
 
 

@@ -22,16 +22,17 @@ class Fsdp:
 
     def __init__(self, devices: int | None, smallest: int, table_rows: int | None, found: Sequence[Any] | None = None,
                  transfer: mesh.Transfer = mesh.onto):
-        for name, value in (("smallest", smallest), ("table_rows", table_rows or 1)):
-            if value < 0:
-                raise InputError(f"strategy.{name} is {value}, must not be negative")
+        if smallest < 0:
+            raise InputError(f"strategy.smallest is {smallest}, must not be negative")
+        if table_rows is not None and table_rows < 1:
+            raise InputError(f"strategy.table_rows is {table_rows}, must be at least 1; null: every table is put together")
         self.table_rows = table_rows
         self.mesh, self.smallest, self.transfer = mesh.over(devices, found), smallest, transfer
         self.devices, (self.rows, self.whole) = self.mesh.size, mesh.layouts(self.mesh)
         self.platform = self.mesh.devices.flat[0].platform
 
     def large(self, x: Any) -> bool:
-        """Whether an array is a table of which each device has its columns."""
+        """Whether an array lies as a large table does: each device has some of its columns."""
         return self.table_rows is not None and x.ndim == 2 and len(x) >= self.table_rows and x.shape[1] % self.devices == 0
 
     def layout(self, x: Any) -> NamedSharding:
@@ -70,7 +71,7 @@ class Fsdp:
             return function
 
         def summed(whole: tuple[Parameters, ...], rows: Batch) -> Any:
-            specs, tables = self.specs(whole), jax.tree.map(self.large, whole[0])
+            specs, tables = self.specs(whole), self.tables(whole[0])
 
             def parts(whole: Any, rows: Batch) -> Any:
                 number, sums = function(self.join(whole, specs, tables, dtype), rows)
@@ -88,11 +89,24 @@ class Fsdp:
             return function
 
         def divided(whole: tuple[Parameters, ...], rows: Batch) -> Any:
-            specs, tables = self.specs(whole), jax.tree.map(self.large, whole[0])
+            specs, tables = self.specs(whole), self.tables(whole[0])
             return jax.shard_map(lambda whole, rows: function(self.join(whole, specs, tables, dtype), rows), mesh=self.mesh,
                                  in_specs=(specs, self.rows.spec), out_specs=self.rows.spec, check_vma=False)(whole, rows)
 
         return divided
+
+    def tables(self, trained: Parameters) -> dict[str, bool]:
+        """Which parameters are large tables: those that rows are looked up in.
+
+        Raises:
+            InputError: one has columns that the devices don't divide.
+        """
+        found = {name: self.table_rows is not None and name.endswith(".embedding") and len(x) >= self.table_rows
+                 for name, x in trained.items()}
+        for name in [name for name, large in found.items() if large and not self.large(trained[name])]:
+            raise InputError(f"strategy.table_rows: {self.devices} devices don't divide the {trained[name].shape[1]} columns of "
+                             f"{name}: choose another model.width, or null")
+        return found
 
     def specs(self, whole: tuple[Parameters, ...]) -> Any:
         """How the arrays lie."""

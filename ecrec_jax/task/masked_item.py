@@ -32,7 +32,6 @@ class MaskedItem:
     prices: tuple[float, ...] | None = None
     vectors: Any = None
     categories: tuple[int, ...] | None = None
-    types: int | None = None
     couples_rows = False
     target = "masked_item"
 
@@ -48,13 +47,7 @@ class MaskedItem:
         return np.append(example.tokens, np.int32(end))[-self.positions :]
 
     def size(self, example: Example) -> tuple[int, int]:
-        """All items, a slot for every hidden one.
-
-        Raises:
-            InputError: events have types.
-        """
-        if (self.types or 1) > 1:
-            raise InputError("data.type_column is for task=next_item: what is hidden here has no type that could be told")
+        """All items, a slot for every hidden one."""
         n = min(len(example.tokens) + 1, self.positions)
         return n, 1 if np.ndim(example.label) == 0 else max(1, round(self.rate * n))
 

@@ -37,7 +37,6 @@ class S3Rec:
     positions: int
     attributes: tuple[tuple[int, ...], ...]
     history_items: tuple[int, ...]
-    types: int | None = None
     couples_rows = False
     target = "s3rec"
 
@@ -64,13 +63,7 @@ class S3Rec:
         return np.append(example.tokens, np.atleast_1d(example.label)[-1]).astype("i4")[-self.positions :]
 
     def size(self, example: Example) -> tuple[int, int]:
-        """Four copies; a slot for each item, and the ends of three copies.
-
-        Raises:
-            InputError: events have types.
-        """
-        if (self.types or 1) > 1:
-            raise InputError("data.type_column is for task=next_item: what is hidden here has no type that could be told")
+        """Four copies; a slot for each item, and the ends of three copies."""
         n = min(len(example.tokens) + 1, self.positions)
         return 4 * n, n + ENDS
 

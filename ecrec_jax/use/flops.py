@@ -32,8 +32,8 @@ def model_flops(parts: Parts, batch: Batch) -> float:
         of_slots = ("model.pooler.", *TABLES) if last is None else ("model.pooler.", *TABLES, last)
         asked = path.endswith((".key.kernel", ".value.kernel"))   # of all tokens in every layer
         by_token = path.startswith("model.") and (asked or not path.startswith(of_slots))
-        rows = len(kernel) if path.endswith(".kernel") else min(scored(parts, batch), len(kernel))
-        cost[by_token] += (6 if path in trained else 4) * float(rows * np.prod(kernel.shape[1:]))
+        met = len(kernel) if path.endswith(".kernel") else min(scored(parts, batch), len(kernel))   # of its rows
+        cost[by_token] += (6 if path in trained else 4) * float(met * np.prod(kernel.shape[1:]))
     segment = np.asarray(batch["segment"])
     rows = max(1, int((segment > 0).any(1).sum()))
     used = np.asarray(batch["weight"]) > 0
