@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from ecrec_jax.norm import layer_norm
 from ecrec_jax.types import Batch, InputError, Noise
 
 GOLDEN = 0x9E3779B9     # 2^32 over the golden ratio: consecutive numbers land far apart
@@ -25,11 +26,16 @@ def scramble(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
     Source: C. Wellons, "Prospecting for Hash Functions" (2018), the constants of lowbias32.
     """
+    x = stirred(x)
+    return x ^ (x >> 16)
+
+
+def stirred(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """`scramble` before its last step, which leaves the upper 16 bits as they are."""
     x ^= x >> 16
     x *= jnp.uint32(0x7FEB352D)
     x ^= x >> 15
-    x *= jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
+    return x * jnp.uint32(0x846CA68B)
 
 
 def mix(seed: UInt32[Array, ""], step: Int[Array, ""]) -> UInt32[Array, ""]:
@@ -42,12 +48,23 @@ def row_bits(noise: Noise, site: int | Int[Array, ""]) -> UInt32[Array, "B"]:
     return scramble(noise.row.astype(jnp.uint32) * jnp.uint32(GOLDEN) + noise.seed + jnp.uint32(site) * jnp.uint32(0x85EBCA6B))
 
 
+def joined(bits: UInt32[Array, "..."], index: Int[Array, "..."]) -> UInt32[Array, "..."]:
+    """What the hash of `bits` and one more index is the hash of."""
+    return bits + index.astype(jnp.uint32) * jnp.uint32(0xC2B2AE35)
+
+
 def hashed(bits: UInt32[Array, "..."], index: Int[Array, "..."]) -> UInt32[Array, "..."]:
     """The hash that goes on from `bits` with one more index."""
-    return scramble(bits + index.astype(jnp.uint32) * jnp.uint32(0xC2B2AE35))
+    return scramble(joined(bits, index))
 
 
-def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int | Int[Array, ""], rate: float) -> Float[Array, "B ..."]:
+def kept(bits: UInt32[Array, "..."], index: Int[Array, "..."], rate: float) -> Bool[Array, "..."]:
+    """Whether dropout leaves the number whose hash goes on from `bits` with `index`: its upper 16 bits are not below `rate`, which
+    is cut to 65536ths."""
+    return stirred(joined(bits, index)) >= jnp.uint32(int(rate * 2**16) << 16)
+
+
+def dropout(x: Float[Array, "B ... D"], noise: Noise | None, site: int | Int[Array, ""], rate: float) -> Float[Array, "B ... D"]:
     """Inverted dropout whose mask is a hash of (step seed, site, row of the global batch, indices inside the row).
 
     A mask therefore does not depend on devices, accumulation or sharding. `site` numbers the places of a network; a loop over
@@ -56,9 +73,9 @@ def dropout(x: Float[Array, "B ..."], noise: Noise | None, site: int | Int[Array
     if noise is None or rate == 0:
         return x
     bits = row_bits(noise, site)
-    for size in x.shape[1:]:
+    for size in x.shape[1:-1]:
         bits = hashed(bits[..., None], jnp.arange(size))
-    keep = bits >= jnp.uint32(int(rate * 2**32))
+    keep = kept(bits[..., None], jnp.arange(x.shape[-1]), rate)
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -69,17 +86,14 @@ def named(name: str, function: Callable[..., Any], *given: Any) -> Any:
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation (Ba et al. 2016) over the last axis, computed in f32 whatever the input's type."""
+    """Layer normalisation (Ba et al. 2016) over the last axis."""
 
     def __init__(self, width: int, epsilon: float):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        wide = x.astype(jnp.float32)
-        centered = wide - wide.mean(-1, keepdims=True)
-        normal = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.epsilon)
-        return (normal * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 
 
 class Linear(nnx.Linear):

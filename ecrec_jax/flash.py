@@ -1,17 +1,30 @@
-"""Self-attention inside the segments of a row for GPUs, block by block in a Pallas kernel, with dropout."""
+"""Self-attention inside the segments of a row for GPUs, block by block in Pallas kernels, with dropout."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int, UInt32
 
-from ecrec_jax.block import hashed, starts
+from ecrec_jax.block import starts
+from ecrec_jax.flash_kernels import Block, How, forward_kernel, keys_kernel, queries_kernel
 
-BLOCK = 64      # queries, and keys, of a block
-HIDDEN = -1e30  # a score that no softmax sees
+LEAST = 64   # rows are filled up to a multiple of so many tokens
+
+
+class Sizes(NamedTuple):
+    """A kernel's: tokens of a program's own block, tokens of the blocks that it goes through, warps, and blocks loaded ahead."""
+
+    own: int
+    other: int
+    warps: int
+    stages: int
+
+
+FORWARD = OF_KEYS = OF_QUERIES = Sizes(64, 32, 4, 3)   # docs/benchmarks.md
 
 
 def flash(
@@ -22,148 +35,97 @@ def flash(
     its state for a row and a head). A segment's tokens must stand together: blocks that share none are not computed. No array of
     L × L is made; for the gradient the scores are computed again. `interpret` runs it anywhere, slowly.
 
-    Source: Dao 2023, "FlashAttention-2", algorithms 1 and 2; its dropout as in Dao et al. 2022, appendix B.
+    Source: Dao 2023, "FlashAttention-2", algorithms 1 and 2, the latter as a kernel for keys and values and one for queries; its
+    dropout as in Dao et al. 2022, appendix B.
     """
     length, width = query.shape[1], query.shape[3]
-    more, wider = -length % BLOCK, max(16, 1 << (width - 1).bit_length()) - width
+    more, wider = -length % LEAST, max(16, 1 << (width - 1).bit_length()) - width
     fill = lambda x: jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, wider)))  # noqa: E731
     segment = jnp.pad(segment, ((0, 0), (0, more)), constant_values=-1)
     given = segment, *reach(segment), bits
-    return attend(fill(query * width**-0.5), fill(key), fill(value), given, causal, rate, interpret)[:, :length, :, :width]
+    return attend(fill(query), fill(key), fill(value), given, How(causal, rate, width**-0.5, interpret))[:, :length, :, :width]
 
 
-def reach(segment: Int[Array, "B L"]) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
-    """Of every block of tokens, the first block that shares a segment with it, and the one after the last."""
+def reach(segment: Int[Array, "B L"]) -> tuple[Int[Array, "B L"], Int[Array, "B L"]]:
+    """Of every token, the first token of its segment, and the one after the last."""
     begins, at, length = starts(segment), jnp.arange(segment.shape[1]), segment.shape[1]
-    first = jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
     ends = jnp.pad(begins[:, 1:], ((0, 0), (0, 1)), constant_values=True)
-    last = jax.lax.cummin(jnp.where(ends, at, length), axis=1, reverse=True)
-    return first[:, ::BLOCK] // BLOCK, last[:, BLOCK - 1 :: BLOCK] // BLOCK + 1
+    first = jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
+    return first, jax.lax.cummin(jnp.where(ends, at, length), axis=1, reverse=True) + 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def attend(query: Array, key: Array, value: Array, given: tuple[Array, ...], causal: bool, rate: float, interpret: bool) -> Array:
-    """The kernel on whole blocks of scaled queries; `given`: segments, where each block reaches from and to, bits."""
-    return forward(query, key, value, given, causal, rate, interpret)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend(query: Array, key: Array, value: Array, given: tuple[Array, ...], how: How) -> Array:
+    """The kernels on whole blocks; `given`: segments, where each token's begins and ends, bits."""
+    return forward(query, key, value, given, how)[0]
 
 
-def forward(query: Array, key: Array, value: Array, given: tuple[Array, ...], causal: bool, rate: float, interpret: bool
-            ) -> tuple[Array, Any]:
+def forward(query: Array, key: Array, value: Array, given: tuple[Array, ...], how: How) -> tuple[Array, Any]:
     """(what attention says, what the gradient needs)."""
-    kinds = [BLOCKED, WHOLE, WHOLE, LINE, SCALAR, SCALAR, HEAD]
-    out, total = call(functools.partial(forward_kernel, causal, rate), (query, key, value, *given), kinds,
-                      ((BLOCKED, query.dtype), (BLOCKED_LINE, jnp.float32)), interpret)
+    out, total = call(forward_kernel, FORWARD, how, {"own": (query,), "row": (key, value)}, given,
+                      ((OWN, query.dtype), (OWN_LINE, jnp.float32)))
     return out, (query, key, value, given, out, total)
 
 
-def backward(causal: bool, rate: float, interpret: bool, kept: Any, gradient: Array) -> tuple[Any, ...]:
+def backward(how: How, known: Any, gradient: Array) -> tuple[Any, ...]:
     """The gradients of query, key and value."""
-    query, key, value, given, out, total = kept
+    query, key, value, given, out, total = known
+    result = OWN, query.dtype
     delta = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
-    kinds = [WHOLE, WHOLE, WHOLE, WHOLE, WHOLE_LINE, WHOLE_LINE, LINE, SCALAR, SCALAR, HEAD]
-    made = call(functools.partial(backward_kernel, causal, rate), (query, key, value, gradient, total, delta, *given), kinds,
-                [(BLOCKED, query.dtype)] * 3, interpret)
-    return *made, None
+    of_query, = call(queries_kernel, OF_QUERIES, how, {"own": (query, gradient), "own_line": (total, delta), "row": (key, value)},
+                     given, [result])
+    of_key, of_value = call(keys_kernel, OF_KEYS, how, {"own": (key, value), "row": (query, gradient), "row_line": (total, delta)},
+                            given, [result] * 2)
+    return of_query, of_key, of_value, None
 
 
 attend.defvjp(forward, backward)
 
-# What a program (row, head, block) is handed of an array: its axes, and which part of them
-BLOCKED = ("BLNK", (None, BLOCK, None, 0), lambda b, n, t: (b, t, n, 0))          # a head's block
-WHOLE = ("BLNK", (None, 0, None, 0), lambda b, n, t: (b, 0, n, 0))                # a head's row
-BLOCKED_LINE = ("BNL", (None, None, BLOCK), lambda b, n, t: (b, n, t))            # a number each for a head's block
-WHOLE_LINE = ("BNL", (None, None, 0), lambda b, n, t: (b, n, 0))                  # a number each for a head's row
-LINE = ("BL", (None, 0), lambda b, n, t: (b, 0))                                  # a number each for a row
-SCALAR = ("BT", (None, None), lambda b, n, t: (b, t))
+# What a program (row, head, block) is handed of an array: its axes, which part of them (0: all, -1: its own block), and where
+OWN = ("BLNK", (None, -1, None, 0), lambda b, n, t: (b, t, n, 0))
+ROW = ("BLNK", (None, 0, None, 0), lambda b, n, t: (b, 0, n, 0))
+OWN_LINE = ("BNL", (None, None, -1), lambda b, n, t: (b, n, t))      # a number each
+ROW_LINE = ("BNL", (None, None, 0), lambda b, n, t: (b, n, 0))
+LINE = ("BL", (None, 0), lambda b, n, t: (b, 0))
 HEAD = ("BN", (None, None), lambda b, n, t: (b, n))
+KINDS = {"own": OWN, "own_line": OWN_LINE, "row": ROW, "row_line": ROW_LINE}
 
 
-def call(kernel: Any, arrays: tuple[Array, ...], kinds: list[Any], results: Any, interpret: bool) -> Any:
+def call(kernel: Callable[..., None], sizes: Sizes, how: How, arrays: dict[str, tuple[Array, ...]], given: tuple[Array, ...],
+         results: Any) -> Any:
     """A kernel over all rows, heads and blocks."""
     from jax.experimental.pallas import triton
 
-    batch, length, heads, width = arrays[0].shape
-    sizes = {"B": batch, "L": length, "N": heads, "K": width}
+    batch, length, heads, width = arrays["own"][0].shape
+    own = sizes.own if width <= 64 and length % sizes.own == 0 else LEAST
+    whole = {"B": batch, "L": length, "N": heads, "K": width}
 
     def part(kind: Any) -> pl.BlockSpec:
         axes, shape, index = kind
-        return pl.BlockSpec(tuple(sizes[axis] if size == 0 else size for axis, size in zip(axes, shape, strict=True)), index)
+        return pl.BlockSpec(tuple({0: whole[axis], -1: own}.get(size) for axis, size in zip(axes, shape, strict=True)), index)
 
+    def run(*refs: Any) -> None:
+        count = sum(map(len, arrays.values()))
+        segment, first, end, bits = refs[count : count + 4]
+        number = pl.program_id(2)
+        begin = number * own
+        lower, upper = first[begin] // sizes.other, pl.cdiv(end[begin + own - 1], sizes.other)
+        if how.causal and kernel is keys_kernel:
+            lower = begin // sizes.other
+        elif how.causal:
+            upper = pl.cdiv(begin + own, sizes.other)
+        mine = Block(begin + jnp.arange(own), segment[pl.ds(begin, own)], lower, upper, bits[...])
+
+        def other(number: Any) -> tuple[Any, Array, Array]:
+            place = pl.ds(number * sizes.other, sizes.other)
+            return place, number * sizes.other + jnp.arange(sizes.other), segment[place]
+
+        kernel(mine, other, how, *refs[:count], *refs[count + 4 :])
+
+    kinds = [KINDS[kind] for kind, some in arrays.items() for _ in some]
     return pl.pallas_call(
-        kernel, grid=(batch, heads, length // BLOCK), in_specs=[part(kind) for kind in kinds],
-        out_specs=[part(kind) for kind, _ in results],
-        out_shape=[jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in kind[0]), dtype) for kind, dtype in results],
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2), interpret=interpret)(*arrays)
-
-
-def block(number: Any) -> Any:
-    """The tokens of a block."""
-    return pl.ds(number * BLOCK, BLOCK)
-
-
-def scores(query: Array, key: Array, segments: tuple[Array, Array], numbers: tuple[Any, Any], causal: bool) -> Array:
-    """Of a block of queries and a block of keys; `HIDDEN` where they don't see each other."""
-    seen = segments[0][:, None] == segments[1][None, :]
-    if causal:
-        row, column = (number * BLOCK + jnp.arange(BLOCK) for number in numbers)
-        seen &= row[:, None] >= column[None, :]
-    return jnp.where(seen, jnp.dot(query, key.T, preferred_element_type=jnp.float32), HIDDEN)
-
-
-def dropped(x: Array, bits: Array, numbers: tuple[Any, Any], rate: float) -> Array:
-    """What dropout leaves of a block of weights."""
-    if rate == 0:
-        return x
-    row, column = (number * BLOCK + jnp.arange(BLOCK) for number in numbers)
-    return jnp.where(hashed(hashed(bits, row)[:, None], column[None, :]) >= jnp.uint32(int(rate * 2**32)), x / (1 - rate), 0.0)
-
-
-def forward_kernel(causal: bool, rate: float, query: Any, key: Any, value: Any, segment: Any, first: Any, end: Any, bits: Any,
-                   out: Any, total: Any) -> None:
-    """One block of queries: softmax over the blocks of keys that it reaches, kept running."""
-    number, asked, own = pl.program_id(2), query[...], segment[block(pl.program_id(2))]
-
-    def add(other: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        made, most, summed = carry
-        numbers = number, other
-        score = scores(asked, key[block(other), :], (own, segment[block(other)]), numbers, causal)
-        top = jnp.maximum(most, score.max(1))
-        weight, less = jnp.exp(score - top[:, None]), jnp.exp(most - top)
-        held = dropped(weight, bits[...], numbers, rate).astype(value.dtype)
-        said = jnp.dot(held, value[block(other), :], preferred_element_type=jnp.float32)
-        return made * less[:, None] + said, top, summed * less + weight.sum(1)
-
-    start = (jnp.zeros(asked.shape, jnp.float32), jnp.full(BLOCK, HIDDEN, jnp.float32), jnp.zeros(BLOCK, jnp.float32))
-    made, most, summed = jax.lax.fori_loop(first[...], number + 1 if causal else end[...], add, start)
-    out[...] = (made / summed[:, None]).astype(out.dtype)
-    total[...] = most + jnp.log(summed)
-
-
-def backward_kernel(causal: bool, rate: float, query: Any, key: Any, value: Any, gradient: Any, total: Any, delta: Any,
-                    segment: Any, first: Any, end: Any, bits: Any, of_query: Any, of_key: Any, of_value: Any) -> None:
-    """One block as queries (the gradient of query), and as keys (those of key and value)."""
-    number = pl.program_id(2)
-    load = lambda ref, other: ref[block(other), :]  # noqa: E731
-
-    def pair(asking: Any, told: Any) -> tuple[Array, Array, Array, Array]:
-        """(weights that were kept, gradient of the scores, queries, gradient of the result) of two blocks."""
-        asked, back, numbers = load(query, asking), load(gradient, asking), (asking, told)
-        seen = segment[block(asking)], segment[block(told)]
-        weight = jnp.exp(scores(asked, load(key, told), seen, numbers, causal) - total[block(asking)][:, None])
-        felt = jnp.dot(back, load(value, told).T, preferred_element_type=jnp.float32)
-        change = weight * (dropped(felt, bits[...], numbers, rate) - delta[block(asking)][:, None])
-        return dropped(weight, bits[...], numbers, rate).astype(value.dtype), change.astype(query.dtype), asked, back
-
-    def as_keys(other: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        weight, change, asked, back = pair(other, number)
-        return (carry[0] + jnp.dot(change.T, asked, preferred_element_type=jnp.float32),
-                carry[1] + jnp.dot(weight.T, back, preferred_element_type=jnp.float32))
-
-    def as_queries(other: Any, carry: Array) -> Array:
-        change = pair(number, other)[1]
-        return carry + jnp.dot(change, load(key, other), preferred_element_type=jnp.float32)
-
-    none = jnp.zeros((BLOCK, query.shape[1]), jnp.float32)
-    made = jax.lax.fori_loop(number if causal else first[...], end[...], as_keys, (none, none))
-    of_key[...], of_value[...] = (x.astype(of_key.dtype) for x in made)
-    of_query[...] = jax.lax.fori_loop(first[...], number + 1 if causal else end[...], as_queries, none).astype(of_query.dtype)
+        run, grid=(batch, heads, length // own), in_specs=[part(kind) for kind in (*kinds, LINE, LINE, LINE, HEAD)],
+        out_specs=[part(kind) for kind, _ in results], name=kernel.__name__,
+        out_shape=[jax.ShapeDtypeStruct(tuple(whole[axis] for axis in kind[0]), dtype) for kind, dtype in results],
+        compiler_params=triton.CompilerParams(num_warps=sizes.warps, num_stages=sizes.stages), interpret=how.interpret,
+    )(*(x for some in arrays.values() for x in some), *given)

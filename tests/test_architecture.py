@@ -14,8 +14,8 @@ from experiments import launch
 from tests.world import composed, names, section_of
 
 ROOT = Path(launch.CONF).parent
-PURE = ("block", "lookup", "flash", "attention", "products", "factored", "negatives", "losses", "metrics", "ranking", "model",
-        "head", "task", "peft", "gradient", "optimizer")
+PURE = ("norm", "block", "lookup", "flash_kernels", "flash", "attention", "products", "factored", "negatives", "losses",
+        "metrics", "ranking", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
            "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
