@@ -1,6 +1,7 @@
 """Predict the tokens that were hidden."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -42,9 +43,19 @@ class MaskedLM:
         if self.masked < 0 or self.random < 0 or self.masked + self.random > 1:
             raise InputError(f"task.masked {self.masked} and task.random {self.random} must be shares that sum to at most 1")
 
+    @functools.cached_property
+    def may_hide(self) -> np.ndarray:
+        """Of every token, whether it may be hidden."""
+        return np.isin(np.arange(self.vocabulary), self.special_ids, invert=True)
+
+    @functools.cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        """The tokens that may be hidden, rising."""
+        return self.may_hide.nonzero()[0].astype("i4")
+
     def ordinary(self, example: Example) -> np.ndarray:
         """Positions of the tokens that may be hidden."""
-        return np.flatnonzero(np.isin(example.tokens, self.special_ids, invert=True))
+        return self.may_hide[example.tokens].nonzero()[0]
 
     def size(self, example: Example) -> tuple[int, int]:
         """All tokens, a slot for every hidden one."""
@@ -52,7 +63,8 @@ class MaskedLM:
 
     def hidden(self, example: Example, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(slots in order, i32[k] a number of the token, word or span that each is hidden with)."""
-        places, left = self.ordinary(example), self.size(example)[1]
+        places = self.ordinary(example)
+        left = round(self.rate * len(places))
         if self.unit == "token":
             slot = np.sort(rng.permutation(places)[:left]).astype("i4")
             return slot, slot
@@ -84,9 +96,7 @@ class MaskedLM:
         if self.unit == "span":
             _, first, spans = np.unique(start, return_index=True, return_inverse=True)
             draw = draw[first][spans]
-        other = rng.integers(0, self.vocabulary - len(self.special_ids), len(slot))
-        for special in sorted(self.special_ids):   # ordinary ids only: step over each special one
-            other += other >= special
+        other = self.ordinary_ids[rng.integers(0, len(self.ordinary_ids), len(slot))]
         tokens[slot] = np.where(draw < self.masked, self.mask_id, np.where(draw < self.masked + self.random, other, label))
         return {"tokens": tokens, "type": example.type, "slot": slot, "label": label, "weight": np.ones(len(slot), "f4")}
 
