@@ -86,7 +86,7 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     facts, source = model_facts(config)
     if "tokenizer" not in config["data"] and facts.positions is None:
         facts = dataclasses.replace(facts, positions=config["data"]["max_length"])
-    known = {"vocabulary"} if "tokenizer" in config["data"] else {"vocabulary", "types"}   # by the data
+    known = {"vocabulary"} if "tokenizer" in config["data"] else {"vocabulary", "types", "item_fields"}   # by the data
     lacking = [name for name in config["model"] if name in FACTS - known and getattr(facts, name) is None]
     if lacking and source is not None:
         raise InputError(f"model.checkpoint: {source.folder} doesn't say its {', '.join(lacking[:3])}…, which this model takes "

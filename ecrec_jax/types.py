@@ -25,7 +25,6 @@ class Noise(NamedTuple):
 
 class State(NamedTuple):
     """What a step changes. Plain dictionaries of arrays; checkpointed whole."""
-
     trained: Parameters
     opt: Any
     step: Int[Array, ""]
@@ -37,7 +36,8 @@ class Example(NamedTuple):
     number of the word that each token is a piece of (-1: of none), where its data knows words. Of a user's history the tokens
     are items, the target is the next item of every token or, to be ranked, of the last; `seen` i32[m] holds the distinct items
     of the whole history in order, `first` the position of the first token; `relevant` i32[R] the distinct items that are asked for,
-    the target first, where these may be several; `read` bool [labels] which labels are trained on, where these are not all."""
+    the target first, where these may be several; `read` bool [labels] which labels are trained on, where not all. Of an item that
+    was shown the tokens are values of fields, the types these fields, and `value` f32[n] what each counts."""
 
     tokens: np.ndarray
     type: np.ndarray
@@ -48,6 +48,7 @@ class Example(NamedTuple):
     first: int = 0
     relevant: np.ndarray | None = None
     read: np.ndarray | None = None
+    value: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Facts:
     events: tuple[str, ...] | None = None         # what the types of events are called, in the order of their numbers
     prices: tuple[float, ...] | None = None       # of the items, [V]; 0 where it isn't known
     categories: tuple[int, ...] | None = None     # of the items, numbered from 1, [V]; 0 where it isn't known
+    item_fields: tuple[int, ...] | None = None    # types of the tokens that say something of an item that was shown
     center: float | None = None
     scale: float | None = None
     steps: int | None = None

@@ -20,22 +20,23 @@ from experiments.protocol import protocol, told
 from experiments.train import show
 
 USERS = 1024   # whose scores are held at once
+CHOICE = {"texts": "majority, tfidf or tfidf_char", "fields": "majority or linear",
+          "items": "popularity, item_knn, ease, als or bpr"}
 
 
 def main(config: dict[str, Any]) -> None:
     """Fit on the training split, evaluate on the others with the task's metrics; the folder is like that of a run."""
     began = time.perf_counter()
     folder = record.folder_of(config, config["baseline"]["_target_"].rpartition(".")[2].lower())
-    items = "tokenizer" not in config["data"]
-    if hasattr(section.target(config["baseline"], "baseline"), "fit") != items:
-        raise InputError("baseline: " + ("of items, choose popularity, item_knn, ease, als or bpr" if items else
-                                         "of texts, choose majority, tfidf or tfidf_char"))
-    if not items and config["data"].get("target", "none") == "none":
+    kind = "texts" if "tokenizer" in config["data"] else "fields" if "fields" in config["data"] else "items"
+    if kind not in getattr(section.target(config["baseline"], "baseline"), "reads", ("items",)):
+        raise InputError(f"baseline: of {kind}, choose {CHOICE[kind]}")
+    if kind != "items" and config["data"].get("target", "none") == "none":
         raise InputError("data.target is none: a baseline needs labels")
     lock, summary = record.open_run(config, folder)
     with lock:
         if summary is None:
-            summary = (recommend if items else fit)(config, folder) | {"wall_seconds": time.perf_counter() - began}
+            summary = (recommend if kind == "items" else fit)(config, folder) | {"wall_seconds": time.perf_counter() - began}
             reports(folder)
             evaluate.write_json(summary, folder / "summary.json")
     show(summary, config["best"]["metric"], folder)
@@ -48,14 +49,15 @@ def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     corpus = data.load(words, data.max_length)
     if config["data"].get("augment"):
         corpus = copies.add(corpus, data, words, data.max_length, config["seed"])
-    facts = Facts(**tokenise.facts(words) | corpus.facts)
+    facts = Facts(**(tokenise.facts(words) if words else {}) | corpus.facts)
     task, model = section.make(config["task"], "task", facts), section.make(config["baseline"], "baseline", facts)
     source.save_facts(facts, folder)
     evaluate.write_json({"sha256": corpus.digest, **corpus.report}, folder / "data.json")
     known, summary = [e.label for e in corpus.examples["train"]], record.marks(config, corpus.digest)
     splits = [split for split in ("valid", "test") if corpus.examples[split]]
-    asked = [text for split in splits for text in corpus.texts[split]]
-    scores = np.asarray(model.scores(corpus.texts["train"], known, data.target, len(facts.labels or ()), asked))
+    given = corpus.examples if "fields" in config["data"] else corpus.texts
+    asked = [one for split in splits for one in given[split]]
+    scores = np.asarray(model.scores(given["train"], known, data.target, len(facts.labels or ()), asked))
     for split in splits:
         examples = corpus.examples[split]
         columns = {"label": np.array([e.label for e in examples]), "scores": scores[: len(examples)],

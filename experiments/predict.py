@@ -29,6 +29,8 @@ def main(config: dict[str, Any]) -> None:
     if output.suffix not in WRITERS:
         raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
     folder, run = saved.opened(config["run_dir"])
+    if "text_column" not in run["data"]:
+        raise InputError(f"run_dir: {folder} was not trained on texts, and it is texts that are labelled here")
     parts = build.rebuild(folder, run)
     if parts.task.target not in ("class", "multi", "number"):
         raise InputError(f"run_dir: a run of {run['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")

@@ -34,13 +34,14 @@ OWN = {"model": {"checkpoint", "new_head", "dtype"},   # keys of every option of
        "strategy": {"coordinator", "processes", "process_id"}}
 NEEDED = {
     "model": "bert bert_tiny bert_mini bert_small bert_medium bert_base minilm bert_shop shop bilstm "
-             "sasrec sasrec_clean sasrec_s3rec esasrec bert4rec gru4rec",
+             "sasrec sasrec_clean sasrec_s3rec esasrec bert4rec gru4rec logistic fm deepfm dcnv2 two_tower",
     "head": "classify regress tokens embed items s3rec",
     "task": "classification regression masked_lm causal_lm contrastive simcse next_item masked_item s3rec", "peft": "full bitfit",
     "gradient": "plain accumulate", "optimizer": "adamw", "strategy": "jit pmap fsdp", "tracker": "console jsonl wandb tensorboard",
     "augment": "deletion swap crop synonym ppdb cilin masked_lm back_translation",
     "experiment": "sentiment department rating_regression intent pretrain pretrain_causal pretrain_contrastive "
-                  "article classify regress sst2 sst5 trec financial_sentiment chinese_sentiment rating next_item pretrain_s3rec",
+                  "article classify regress click sst2 sst5 trec financial_sentiment chinese_sentiment rating next_item "
+                  "pretrain_s3rec",
 }
 
 

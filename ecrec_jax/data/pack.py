@@ -113,6 +113,8 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
     batch |= {"slot": np.zeros((b, capacity), "i4"), "example": np.zeros((b, capacity), "i4"),
               "weight": np.zeros((b, capacity), "f4"), "row": np.arange(b, dtype="i4"),
               "label": np.zeros((b, capacity, *label.shape[1:]), "f4" if label.dtype.kind == "f" else "i4")}
+    if "value" in examples[0]:
+        batch["value"] = np.zeros((b, length), "f4")
     lists = {key: size for key, size in (("seen", shape.seen), ("relevant", shape.relevant)) if size}
     batch |= {key: np.zeros((b, capacity, size), "i4") for key, size in lists.items()}
     drawn = [key for key in ("negative", "candidate") if key in examples[0]]
@@ -126,6 +128,8 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
         batch["tokens"][row, at : at + n] = example["tokens"]
         batch["type"][row, at : at + n] = example["type"]
         batch["segment"][row, at : at + n] = segments + (1 if inner is None else inner)
+        if "value" in batch:
+            batch["value"][row, at : at + n] = example["value"]
         batch["position"][row, at : at + n] = example.get("first", 0) + (np.arange(n) if inner is None else within(inner))
         batch["slot"][row, slot : slot + s] = at + example["slot"]
         batch["label"][row, slot : slot + s] = example["label"]

@@ -61,7 +61,7 @@ class Classification:
         label = np.asarray(example.label)
         weight = 1.0 if self.multi_label else self.weight()[label]
         return {"tokens": example.tokens, "type": example.type, "slot": np.zeros(1, "i4"), "label": label[None],
-                "weight": np.full(1, weight, "f4")}
+                "weight": np.full(1, weight, "f4"), **({} if example.value is None else {"value": example.value})}
 
     def loss(self, outputs: Float[Array, "B S C"], batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
         """Cross-entropy or focal loss of each slot."""

@@ -32,7 +32,8 @@ class Regression:
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The slot is the first token."""
         return {"tokens": example.tokens, "type": example.type, "slot": np.zeros(1, "i4"),
-                "label": np.array([example.label], "f4"), "weight": np.ones(1, "f4")}
+                "label": np.array([example.label], "f4"), "weight": np.ones(1, "f4"),
+                **({} if example.value is None else {"value": example.value})}
 
     def loss(self, outputs: Float[Array, "B S"], batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S"]:
         """Squared error or Huber loss of each slot."""

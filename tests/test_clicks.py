@@ -1,0 +1,262 @@
+"""Fields of items that were shown: how they are read, what the models compute of them, and runs of them from end to end."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from ecrec_jax import build, section
+from ecrec_jax.data import history, pack
+from ecrec_jax.data.feed import Feed
+from ecrec_jax.types import Example, Facts, InputError, Noise
+from ecrec_jax.use.baseline import Linear
+from tests import world
+from tests.conftest import GOLDEN
+from tests.test_commands import call
+
+FIELDS, VOCABULARY, ITEM_FIELDS = 4, 40, (2, 3)
+MODELS = ("logistic", "fm", "deepfm", "dcnv2", "two_tower")
+SIZES = {"fm": [], "logistic": [], "deepfm": ["model.units=[6,5]"], "two_tower": ["model.units=[6,5]"],
+         "dcnv2": ["model.units=[6,5]", "model.depth=2"]}
+
+
+def examples(count=30, seed=0):
+    """Random rows: one token of fields 0, 1 and 2, none to three of field 3."""
+    rng, made = np.random.default_rng(seed), []
+    for index in range(count):
+        kind = np.array([0, 1, 2, *[3] * rng.integers(0, 4)], "i4")
+        made.append(Example(rng.integers(1, VOCABULARY, len(kind)).astype("i4"), kind, int(rng.integers(2)), index,
+                            value=rng.normal(size=len(kind)).astype("f4")))
+    return made
+
+
+def parts(name, *overrides):
+    """A run's parts without data, with tables of large numbers."""
+    small = [] if name == "logistic" else ["model.embedding=3"]
+    config = world.composed("data=clicks", f"model={name}", "head=classify", "task=classification", "model.initializer_range=0.5",
+                            "optimizer.learning_rate=1e-2", *small, *SIZES[name], *overrides)
+    facts = Facts(vocabulary=VOCABULARY, types=FIELDS, item_fields=ITEM_FIELDS, labels=("no", "yes"), class_counts=(1, 1), steps=10,
+                  width=1, dropout=0.0, initializer_range=0.5)
+    made = build.network(config, facts, str(GOLDEN), None)
+    return dataclasses.replace(made, optimizer=section.make(config["optimizer"], "optimizer", facts))
+
+
+def batch_of(made, some, length):
+    """One batch of all examples, rows of so many tokens."""
+    feed = Feed(some, made.task, None)
+    feed.shape = pack.Shape(len(some), length, 6)
+    return next(feed.batches(None, 0))
+
+
+def formula(name, p, e):
+    """The number that a model says of an example, in float64, from its paper."""
+    w, x = p["weights.embedding"][e.tokens, 0], e.value.astype("f8")
+    made = float(w @ x)
+    if name == "logistic":
+        return made
+    v = p["vectors.embedding"][e.tokens] * x[:, None]
+    field = np.stack([v[e.type == k].sum(0) for k in range(FIELDS)])
+    dense = lambda at, y: y @ p[f"{at}.kernel"] + p[f"{at}.bias"]  # noqa: E731
+
+    def layers(at, y, count):
+        for number in range(count):
+            y = np.maximum(dense(f"{at}.layer.{number}", y), 0)
+        return dense(f"{at}.last", y)
+
+    if name in ("fm", "deepfm"):
+        made += sum(float(v[i] @ v[j]) for i in range(len(v)) for j in range(i))
+    if name == "deepfm":
+        made += float(layers("slots", field.reshape(-1), 2)[0])
+    if name == "dcnv2":
+        first = y = field.reshape(-1)
+        for number in range(2):
+            y = first * dense(f"slots.cross.{number}", y) + y
+        deep = np.maximum(layers("slots.deep", first, 1), 0)
+        made += float(dense("slots.last", np.concatenate([y, deep]))[0])
+    if name == "two_tower":
+        user, item = (layers(f"slots.{k}", field[list(side)].reshape(-1), 1) for k, side in enumerate(((0, 1), ITEM_FIELDS)))
+        made += float(user @ item)
+    return made
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_its_formula_in_packed_rows_too(name):
+    made, some = parts(name), examples()
+    given = {key.removeprefix("model."): np.asarray(x, "f8") for key, x in made.parameters.items()}
+    net = made.graph.net(made.parameters)
+    for length in (8, 32):   # one or two examples a row, several
+        batch = batch_of(made, some, length)
+        found = np.asarray(net.model(jax.tree.map(jnp.asarray, batch), slot=jnp.asarray(batch["slot"])))[..., 0]
+        used = batch["weight"] > 0
+        wanted = {e.index: formula(name, given, e) for e in some}
+        gap = max(abs(found[at] - wanted[batch["example"][at]]) for at in zip(*np.nonzero(used), strict=True))
+        assert used.sum() == len(some) and used.any(1).sum() < len(some) and gap < 1e-5 < np.std(list(wanted.values()))
+        every = np.asarray(net.model(jax.tree.map(jnp.asarray, batch)))[..., 0]   # of every token's example
+        assert np.abs(np.take_along_axis(every, batch["slot"], 1) - found)[used].max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["deepfm", "dcnv2", "two_tower"])
+@pytest.mark.parametrize("strategy", world.names("strategy"))
+def test_strategies_agree(name, strategy):
+    some = examples(29)
+    curves = []
+    for words in (["strategy.devices=1"], [f"strategy={strategy}", "strategy.devices=2"]):
+        made = parts(name, *words)
+        curves.append(world.curve(made, [batch_of(made, some, 16)] * 4)[0])
+    assert np.abs(curves[0] - curves[1]).max() < 1e-5 and curves[0][0] > curves[0][-1]
+
+
+def test_dropout_is_between_the_layers():
+    made = parts("deepfm", "model.layer_dropout=0.5")
+    batch = jax.tree.map(jnp.asarray, batch_of(made, examples(), 16))
+    net = made.graph.net(made.parameters)
+    noise = [None, *(Noise(jnp.uint32(seed), batch["row"]) for seed in (1, 2))]
+    said = [np.asarray(net(batch, some)) for some in noise]
+    assert np.abs(said[0] - said[1]).max() > 1e-3 < np.abs(said[1] - said[2]).max()
+
+
+@pytest.mark.parametrize("name,words,says", [
+    ("fm", ["model.width=2"], "model.width is 2"), ("fm", ["model.dropout=0.1"], "model.dropout is 0.1"),
+    ("dcnv2", ["model.units=[]"], "model.units is empty"), ("two_tower", ["model.units=[]"], "model.units of some size")])
+def test_what_a_model_refuses(name, words, says):
+    with pytest.raises(InputError, match=says):
+        parts(name, *words)
+
+
+def test_no_head_is_tied_to_fields():
+    made = parts("fm")
+    with pytest.raises(InputError, match="has no table"):
+        made.graph.net(made.parameters).model.table()
+
+
+def test_history_is_of_strictly_earlier_rows():
+    rng = np.random.default_rng(0)
+    user, item = ([f"{side}{k}" for k in rng.integers(0, 5, 60)] for side in "ui")
+    time, clicked = rng.integers(0, 20, 60).astype(float), rng.random(60) < 0.4
+    found = history.before([("user", user), ("item", item)], time, clicked)
+    for name, cells in (("user", user), ("item", item)):
+        for i in range(60):
+            earlier = [j for j in range(60) if cells[j] == cells[i] and time[j] < time[i]]
+            assert np.isclose(found[f"{name}_shown"][i], np.log1p(len(earlier)))
+            assert np.isclose(found[f"{name}_rate"][i], (clicked[earlier].sum() + 1) / (len(earlier) + 2))
+    assert set(history.ITEM) < set(found)
+
+
+SHOWN = """user,item,time,price,click
+a,1,1,2.0,1
+a,2,2,,0
+b,1,3,4.0,0
+b,3,4,6.0,1
+a,3,5,4.0,1
+c,1,6,8.0,0
+c,2,6,2.0,1
+b,9,7,3.0,0
+"""
+ITEMS = """item,tags,flags,views
+1,x|y,0|1|1,0
+2,y,1|0|0,9
+3,,0|0|0,
+"""
+KINDS = {"user": "category", "tags": "list", "flags": "flags", "price": "number", "views": "count"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "shown.csv").write_text(SHOWN)
+    (tmp_path / "items.csv").write_text(ITEMS)
+    return tmp_path
+
+
+def section_of(folder, **keys):
+    """The section of the small log."""
+    return world.section_of("data", "clicks") | {
+        "root": ".", "path": f"{folder}/shown.csv", "tables": {"items": {"path": f"{folder}/items.csv", "key": "item"}},
+        "fields": KINDS, "item_fields": ["tags", "flags", "price", "views"], "valid_fraction": 0.25, "test_fraction": 0.125} | keys
+
+
+def loaded(folder, **keys):
+    """Its corpus."""
+    return section.make(section_of(folder, **keys), "data", Facts()).load("", 64)
+
+
+def test_fields_of_a_log(folder):
+    corpus = loaded(folder, history=False)
+    assert {name: [e.index for e in some] for name, some in corpus.examples.items()} == \
+        {"train": [0, 1, 2, 3, 4], "valid": [5, 6], "test": [7]}   # equal times stay together
+    # tokens: 0 padding; user 1 + (a, b); tags 4 + (x, y); flags 7 + (0, 1, 2); price 11; views 12
+    first, second = corpus.examples["train"][:2]
+    assert first.tokens.tolist() == [2, 5, 6, 9, 10, 11, 12] and first.type.tolist() == [0, 1, 1, 2, 2, 3, 4]
+    price, views = np.array([2, 4, 6, 4.0]), np.log1p([0, 9, 0.0])   # of training rows that have them
+    assert np.allclose(first.value, [1, 0.5, 0.5, 0.5, 0.5, (2 - price.mean()) / price.std(), -views.mean() / views.std()])
+    assert second.tokens.tolist() == [2, 6, 8, 11, 12] and second.value[3] == 0   # no price: the mean
+    assert np.isclose(second.value[4], (np.log1p(9) - views.mean()) / views.std())
+    assert corpus.examples["train"][3].tokens.tolist() == [3, 11, 12]             # an item of no tags
+    assert corpus.examples["valid"][0].tokens.tolist()[0] == 1                    # a user not seen in training
+    assert corpus.examples["test"][0].tokens.tolist() == [3, 11, 12]              # an item of no table
+    assert [e.label for e in corpus.examples["train"]] == [1, 0, 0, 1, 1]
+    facts = corpus.facts
+    assert facts["vocabulary"] == 13 and facts["types"] == 5 and facts["item_fields"] == (1, 2, 3, 4)
+    assert facts["class_counts"] == (2, 3) and corpus.texts["train"][0] == "user=a tags=x|y flags=0|1|1 price=2.0 views=0"
+    more = loaded(folder)
+    assert more.facts["types"] == 9 and more.facts["item_fields"] == (1, 2, 3, 4, 7, 8) and more.digest == corpus.digest
+    drawn = loaded(folder, split="random", split_seed=1)
+    assert sorted(e.index for some in drawn.examples.values() for e in some) == list(range(8))
+    rare = loaded(folder, min_count=2, fields={"item": "category"}, item_fields=[], history=False)
+    assert rare.facts["vocabulary"] == 1 + 1 + 2   # padding, others, items 1 and 3
+
+
+@pytest.mark.parametrize("keys,says", [
+    ({"fields": None, "item_fields": []}, "data.fields is not set"),
+    ({"fields": {"user": "word"}, "item_fields": []}, "user is of kind 'word', expected one of category"),
+    ({"fields": {"colour": "category"}, "item_fields": []}, "no file has a column 'colour'; there are user, item"),
+    ({"item_fields": ["shape"]}, "data.item_fields: 'shape' is none of data.fields"),
+    ({"tables": {"items": {"path": "x.csv"}}}, "data.tables.items: .* must have path and key"),
+    ({"tables": {"items": {"path": "no.csv", "key": "item"}}}, "data.tables.items.path: no file"),
+    ({"fields": {"item": "count", "user": "number"}, "item_fields": []}, "line 2: user is 'a', which is no number"),
+    ({"label_column": "user"}, "line 2: label 'a' is not a number"),
+    ({"label_at": 7.0}, "data.label_at: 7.0 leaves labels of one kind"),
+    ({"sha256": "0"}, "this is another file")])
+def test_what_a_log_refuses(folder, keys, says):
+    with pytest.raises(InputError, match=says):
+        loaded(folder, **keys)
+
+
+def test_an_item_that_stands_twice_is_refused(folder):
+    (folder / "items.csv").write_text(ITEMS + "1,,,\n")
+    with pytest.raises(InputError, match=r"items.csv, line 5: item '1' stands at .*line 2 already"):
+        loaded(folder)
+
+
+def test_the_linear_baseline_sees_the_values():
+    some, other = examples(60), examples(9, seed=1)
+    dense = lambda those: np.stack([np.bincount(e.tokens, e.value, VOCABULARY) for e in those])  # noqa: E731
+    label = [e.label for e in some]
+    wanted = LogisticRegression(C=1.0, max_iter=1000).fit(dense(some), label).predict_proba(dense(other))
+    assert np.abs(Linear(1.0).scores(some, label, "class", 2, other) - wanted).max() < 1e-4
+
+
+def test_a_run_from_end_to_end(folder, capsys):
+    rng = np.random.default_rng(0)
+    rows = [f"u{rng.integers(9)},{rng.integers(1, 4)},{i},{rng.integers(1, 9)},{int(rng.random() < 0.5)}" for i in range(300)]
+    (folder / "shown.csv").write_text("user,item,time,price,click\n" + "\n".join(rows) + "\n")
+    given = section_of(folder)
+    told = [f"data.{key}={str(given[key]).replace(chr(39), '')}" for key in ("path", "tables", "fields", "item_fields")]
+    common = ["experiment=click", "data=clicks", *told, "tracker=[jsonl]"]
+    assert call("train", *common, "steps=3", "model=dcnv2", f"run_dir={folder}/run") == 0
+    assert call("evaluate", f"run_dir={folder}/run") == 0
+    assert call("baseline", *common, "baseline=linear", f"run_dir={folder}/linear") == 0
+    assert call("baseline", *common, f"run_dir={folder}/majority") == 0
+    made = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("run", "linear", "majority")}
+    assert all(0.5 < x["test/log_loss"] < 1.5 for x in made.values()) and made["majority"]["test/roc_auc"] == 0.5
+    assert made["linear"]["fingerprint/protocol"] == made["run"]["fingerprint/protocol"]
+    capsys.readouterr()
+    assert call("baseline", *common, "baseline=tfidf", f"run_dir={folder}/no") == 2
+    assert "baseline: of fields, choose majority or linear" in capsys.readouterr().err
+    assert call("predict", f"run_dir={folder}/run", f"input={folder}/shown.csv", f"output={folder}/out.csv") == 2
+    assert "was not trained on texts" in capsys.readouterr().err
+    assert call("train", *common, "steps=3", "model=fm", "data.target=number", "task=regression", "head=regress",
+                "head.pooling=cls", "best.metric=rmse", f"run_dir={folder}/number") == 0
