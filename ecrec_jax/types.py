@@ -25,6 +25,7 @@ class Noise(NamedTuple):
 
 class State(NamedTuple):
     """What a step changes. Plain dictionaries of arrays; checkpointed whole."""
+
     trained: Parameters
     opt: Any
     step: Int[Array, ""]
@@ -34,10 +35,10 @@ class State(NamedTuple):
 class Example(NamedTuple):
     """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file, and i32[n] the
     number of the word that each token is a piece of (-1: of none), where its data knows words. Of a user's history the tokens
-    are items, the target is the next item of every token or, to be ranked, of the last; `seen` i32[m] holds the distinct items
-    of the whole history in order, `first` the position of the first token; `relevant` i32[R] the distinct items that are asked for,
-    the target first, where these may be several; `read` bool [labels] which labels are trained on, where not all. Of an item that
-    was shown the tokens are values of fields, the types these fields, and `value` f32[n] what each counts."""
+    are items, the target is the next item of every token or, to be ranked, of the last; `seen` i32[m] are the distinct items of
+    the history in order, `first` the position of its first token; `relevant` i32[R] the distinct items asked for, the target first,
+    if several; `read` bool [labels] the labels trained on, if not all. Of what was shown the tokens are values of fields, the types
+    these fields, `value` f32[n] what each counts."""
 
     tokens: np.ndarray
     type: np.ndarray
@@ -53,10 +54,8 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of a run besides its config: a checkpoint's sizes, the tokenizer's ids, the data's labels.
-
-    A constructor argument that is named like a fact and is null in the yaml is filled from here.
-    """
+    """What is known of a run besides its config: a checkpoint's sizes, the tokenizer's ids, the data's labels. An argument of a
+    constructor that is named like a fact and is null in the yaml is filled from here."""
 
     vocabulary: int | None = None
     positions: int | None = None
