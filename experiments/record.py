@@ -72,6 +72,8 @@ def marks(config: Mapping[str, Any], digest: str) -> dict[str, str]:
     checkpoint). Runs whose last two agree were tested on the same."""
     free = {"train_fraction", "batch_size", "augment", "copies", "tokenizer", "segmenter", "row_length", "max_length", "root",
             "source"}
+    if "fields" in config["data"]:   # what is known of a row is not which rows
+        free |= {"fields", "tables", "item_fields", "separator", "history", "vectors", "min_count"}
     protocol = [{key: x for key, x in config["data"].items() if key not in free}, config["best"]]
     mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
     return {"fingerprint/code": code_hash(), "fingerprint/data": digest[:16], "fingerprint/protocol": mark[:16]}

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from ecrec_jax import build, section
-from ecrec_jax.data import history, pack
+from ecrec_jax.data import history, pack, vectors
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from ecrec_jax.use.baseline import Linear
@@ -146,6 +146,19 @@ def test_history_is_of_strictly_earlier_rows():
     assert set(history.ITEM) < set(found)
 
 
+def test_a_match_is_with_what_was_taken_strictly_before():
+    rng = np.random.default_rng(1)
+    users, item = [f"u{k}" for k in rng.integers(0, 4, 50)], rng.integers(0, 6, 50)
+    time, clicked, of = rng.integers(0, 15, 50).astype(float), rng.random(50) < 0.5, rng.normal(size=(6, 3)).astype("f4")
+    found = history.match(users, time, clicked, item, of)
+    for i in range(50):
+        taken = [item[j] for j in range(50) if users[j] == users[i] and time[j] < time[i] and clicked[j]]
+        total = of[taken].sum(0)
+        wanted = total @ of[item[i]] / np.linalg.norm(total) / np.linalg.norm(of[item[i]]) if taken else np.nan
+        assert np.isclose(found[i], wanted, atol=1e-6, equal_nan=True)
+    assert np.isnan(found).any() and not np.isnan(found).all()
+
+
 SHOWN = """user,item,time,price,click
 a,1,1,2.0,1
 a,2,2,,0
@@ -203,6 +216,10 @@ def test_fields_of_a_log(folder):
     assert facts["class_counts"] == (2, 3) and corpus.texts["train"][0] == "user=a tags=x|y flags=0|1|1 price=2.0 views=0"
     more = loaded(folder)
     assert more.facts["types"] == 9 and more.facts["item_fields"] == (1, 2, 3, 4, 7, 8) and more.digest == corpus.digest
+    vectors.write(folder / "v.parquet", ["1", "2", "3", "9"], np.eye(4, 3, dtype="f4"))
+    matched = loaded(folder, history=False, vectors=f"{folder}/v.parquet")
+    value = matched.examples["train"][3].value[-1], matched.examples["valid"][0].value[-1]   # b took nothing before, c neither
+    assert matched.facts["types"] == 6 and value == (0, 0) and matched.report["fields"][-1] == "text_match"
     drawn = loaded(folder, split="random", split_seed=1)
     assert sorted(e.index for some in drawn.examples.values() for e in some) == list(range(8))
     rare = loaded(folder, min_count=2, fields={"item": "category"}, item_fields=[], history=False)

@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ecrec_jax.data import history, read
+from ecrec_jax.data import history, read, vectors
 from ecrec_jax.data.behaviour import times
+from ecrec_jax.data.clean import codes
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.fields import KINDS, Field, field, numbers
 from ecrec_jax.data.file import located
@@ -36,7 +37,8 @@ class Clicks:
 
     Each value of a category in the training split with `min_count` rows is a token, every field has one for all others; a number
     is its field's token with a value, less the mean and over the spread of the training split, 0 where it is absent. The values
-    of a list share 1. `history`: four numbers more, of the rows strictly before, see `data.history`.
+    of a list share 1. `history`: four numbers more, of the rows strictly before, see `data.history`. `vectors`: a file of
+    `experiments.encode`, for one number more, how the item's text matches those of what its user took before.
 
     `target` class: a click where the label is at least `label_at`; number: the label itself. `split`: time (the last shares of the
     rows validate and test, equal times stay together) or random (drawn by `split_seed`, stratified by label).
@@ -53,6 +55,7 @@ class Clicks:
     item_fields: list[str]
     separator: str
     history: bool
+    vectors: str | None
     user_column: str
     item_column: str
     time_column: str
@@ -104,12 +107,9 @@ class Clicks:
         found = [field(kind, columns[name], split == 0, self.min_count, self.separator,
                        lambda i, name=name: f"{table.where(i)}: {name}") for name, kind in self.fields.items()]
         names = list(self.fields)
-        if self.history:
-            sides = [(side, read.column(table, column, f"data.{side}_column"))
-                     for side, column in (("user", self.user_column), ("item", self.item_column))]
-            for name, values in history.before(sides, time, clicked).items():
-                names.append(name)
-                found.append(numbers(values, split == 0))
+        for name, values in self.before(table, time, clicked).items():
+            names.append(name)
+            found.append(numbers(values, split == 0))
         rows, vocabulary = lay(found, count, min(max_length, self.max_length))
         targets = clicked.astype(int).tolist() if self.target == "class" else label.tolist()
         members = {name: share(np.flatnonzero(split == k).tolist(), [str(x) for x in clicked], self.train_fraction
@@ -125,6 +125,18 @@ class Clicks:
         says = lambda i: " ".join(f"{name}={columns[name][i] or ''}" for name in given)  # noqa: E731
         return Corpus({name: [example(rows, i, targets[i]) for i in some] for name, some in members.items()},
                       {name: [says(i) for i in some] for name, some in members.items()}, facts, digest, report)
+
+    def before(self, table: read.Table, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]
+               ) -> dict[str, Float[np.ndarray, "R"]]:
+        """Numbers made of the rows before."""
+        sides = {side: read.column(table, column, f"data.{side}_column") if self.history or self.vectors else []
+                 for side, column in (("user", self.user_column), ("item", self.item_column))}
+        found = history.before(list(sides.items()), time, clicked) if self.history else {}
+        if self.vectors is not None:
+            item, names = codes(sides["item"])
+            known = vectors.load(read.locate(self.vectors, self.root, "data.vectors"), names)[1:]
+            found["text_match"] = history.match(sides["user"], time, clicked, item, known)
+        return found
 
     def joined(self, table: read.Table) -> tuple[dict[str, list[str | None]], str]:
         """(the cells of every field, the digest of all files)."""

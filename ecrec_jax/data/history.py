@@ -1,9 +1,10 @@
-"""What was known of a user and of an item when it was shown."""
+"""What was known of a user and of an item when it was shown: counts, and whether texts match."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.data.clean import codes
 
@@ -16,17 +17,34 @@ def before(sides: Sequence[tuple[str, Sequence[str | None]]], time: Float[np.nda
     NAME_rate = (clicks among them + 1) / (how many + 2), Laplace's estimate. Rows of the same moment don't know each other."""
     found = {}
     for name, cells in sides:
-        code, _ = codes(cells)
-        order = np.lexsort((time, code))
-        own, when, hit = code[order], time[order], clicked[order].astype(float)
-        fresh = np.concatenate([[True], own[1:] != own[:-1]])                       # of a user
-        moment = fresh | np.concatenate([[True], when[1:] != when[:-1]])            # of a user's moment
-        begins = np.maximum.accumulate(np.where(fresh, np.arange(len(own)), 0))
-        now = np.maximum.accumulate(np.where(moment, np.arange(len(own)), 0))
-        total = np.concatenate([[0], np.cumsum(hit)])
+        order, begins, now = moments(codes(cells)[0], time)
+        total = np.concatenate([[0], np.cumsum(clicked[order])])
         shown, clicks = now - begins, total[now] - total[begins]
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        found[f"{name}_shown"] = np.log1p(shown)[back]
-        found[f"{name}_rate"] = ((clicks + 1) / (shown + 2))[back]
+        found[f"{name}_shown"], found[f"{name}_rate"] = np.empty(len(order)), np.empty(len(order))
+        found[f"{name}_shown"][order], found[f"{name}_rate"][order] = np.log1p(shown), (clicks + 1) / (shown + 2)
+    return found
+
+
+def moments(code: Int[np.ndarray, "R"], time: Float[np.ndarray, "R"]
+            ) -> tuple[Int[np.ndarray, "R"], Int[np.ndarray, "R"], Int[np.ndarray, "R"]]:
+    """(the rows sorted by `code`, then time; for each in this order where its code's rows begin, and where its moment's)."""
+    order = np.lexsort((time, code))
+    own, when, place = code[order], time[order], np.arange(len(order))
+    fresh = np.concatenate([[True], own[1:] != own[:-1]])
+    moment = fresh | np.concatenate([[True], when[1:] != when[:-1]])
+    return order, *(np.maximum.accumulate(np.where(x, place, 0)) for x in (fresh, moment))
+
+
+def match(users: Sequence[str | None], time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"],
+          item: Int[np.ndarray, "R"], vectors: Float[np.ndarray, "V F"]) -> Float[np.ndarray, "R"]:
+    """Cosine of the vector of a row's item and the sum of those of the items that its user took strictly before; not a number where
+    there is none."""
+    order, begins, now = moments(codes(users)[0], time)
+    found, edges = np.empty(len(order)), [*np.unique(begins), len(order)]
+    for first, end in itertools.pairwise(edges):
+        rows = order[first:end]
+        own = vectors[item[rows]].astype("f8")
+        taken = np.concatenate([np.zeros((1, own.shape[1])), np.cumsum(own * clicked[rows, None], 0)])[now[first:end] - first]
+        size = np.sqrt((taken**2).sum(1) * (own**2).sum(1))
+        found[rows] = np.where(size > 0, (taken * own).sum(1) / np.where(size > 0, size, 1), np.nan)
     return found
