@@ -81,6 +81,7 @@ def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metri
             found = None if gained is None else (gained[:, None], mean)
         else:
             label, prediction, classes = answers(table)
+            prediction = np.array(table["scores"].to_pylist()) if name == "log_loss" else prediction
             mine, found = (np.asarray(table["example"]), label), counts_of(name, label, prediction, classes)
         if about is not None and not same(about, mine):
             return None

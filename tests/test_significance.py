@@ -83,6 +83,15 @@ def test_metrics_from_counts(name, several):
     assert metric(np.stack([found.mean(0)] * 2)).shape == (2,)
 
 
+def test_log_loss_from_counts():
+    """As scikit-learn has it, of shares that sum to anything."""
+    rng = np.random.default_rng(4)
+    label, shares = rng.integers(0, 3, 50), rng.random((50, 3))
+    found, metric = counts_of("log_loss", label, shares, 3)
+    wanted = sk.log_loss(label, shares / shares.sum(1, keepdims=True))
+    assert metric(found.mean(0)) == pytest.approx(wanted, abs=1e-12) and found.shape == (50, 1)
+
+
 def test_equal_predictions_do_not_differ():
     same = [np.ones((20, 1))]
     found = compare(same, same, lambda m: m[..., 0])

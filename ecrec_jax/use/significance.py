@@ -28,10 +28,14 @@ class Difference:
 
 def counts_of(name: str, label: np.ndarray, prediction: np.ndarray, classes: int) -> tuple[Counts, Metric] | None:
     """(what each example adds, the metric of the mean of it) for accuracy, macro_f1, micro_f1, weighted_f1 (i[E] class ids or
-    bool[E C] several labels) and mae, rmse (f[E]); None for a metric that is no function of means over examples."""
+    bool[E C] several labels), log_loss (predicted: f[E C] shares) and mae, rmse (f[E]); None for a metric that is no function of
+    means over examples."""
     if name in ("mae", "rmse"):
         error = np.abs(np.asarray(prediction, "f8") - np.asarray(label, "f8"))[:, None]
         return (error, lambda m: m[..., 0]) if name == "mae" else (np.square(error), lambda m: np.sqrt(m[..., 0]))
+    if name == "log_loss":
+        own = np.take_along_axis(prediction, label[:, None], 1) / prediction.sum(1, keepdims=True)
+        return -np.log(np.maximum(own, np.finfo("f8").eps)), lambda m: m[..., 0]
     several = label.ndim == 2
     if name == "accuracy":
         hit = (label == prediction).all(1) if several else label == prediction
