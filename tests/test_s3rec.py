@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ecrec_jax import section
 from ecrec_jax.data import catalogue
-from ecrec_jax.types import InputError
+from ecrec_jax.types import Facts, InputError
 from tests import world
 from tests.test_commands import call
 
@@ -77,6 +78,18 @@ def test_bad_attributes(text, says, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=f"data.attributes: .*a.json.*{says}"):
         catalogue.attributes(tmp_path / "a.json", ["a", "b"])
+
+
+def test_other_attributes_are_other_data(tmp_path):
+    """A run that began with a file of attributes isn't gone on with when that file is another one."""
+    (tmp_path / "log.txt").write_text("\n".join(f"u{k} a b c a d" for k in range(9)) + "\n")
+    found = []
+    for text in ('{"a": ["red"]}', '{"a": ["red"]}', '{"a": ["blue"]}'):
+        (tmp_path / "a.json").write_text(text)
+        node = world.section_of("data", "sequences") | {"path": str(tmp_path / "log.txt"), "root": ".", "format": "lists"}
+        found.append([section.make(node | {"attributes": name}, "data", Facts()).load("", 9).digest
+                      for name in (None, str(tmp_path / "a.json"))])
+    assert found[0] == found[1] and found[0][0] == found[2][0] != found[0][1] != found[2][1]
 
 
 def test_pretraining_and_fine_tuning(tmp_path):

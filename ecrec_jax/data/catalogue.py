@@ -1,5 +1,6 @@
 """What is known of items besides who bought them: a table with a row an item, as `experiments.prepare` writes it."""
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -48,6 +49,11 @@ def prices(table: read.Table, items: Sequence[str]) -> tuple[tuple[float, ...], 
     if not any(item in known for item in items):
         raise InputError(f"data.items: {table.path} has no price of any item of data.path")
     return (0.0, *(known.get(item, 0.0) for item in items), 0.0), sum(item not in known for item in items)
+
+
+def digest(known: str, path: Path) -> str:
+    """Of data with this digest and one file more."""
+    return hashlib.sha256(f"{known} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode()).hexdigest()
 
 
 def attributes(path: Path, items: Sequence[str]) -> dict[str, Any]:

@@ -159,6 +159,7 @@ class Sequences:
         if self.attributes is not None:
             path = read.locate(self.attributes, self.root, "data.attributes")
             facts |= catalogue.attributes(path, events.items) | {"history_items": tuple(np.concatenate(trained).tolist())}
+            events = events._replace(digest=catalogue.digest(events.digest, path))
         if self.items is not None:
             known, lacking = catalogue.known(read.locate(self.items, self.root, "data.items"), events.items)
             facts, report = facts | known, report | lacking
