@@ -24,6 +24,7 @@ OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys 
 READ = 512     # histories of which the last item is ranked, in a batch
 LEAKED = "rows of valid or test that the checkpoint was trained on"
 VECTORS = "vectors.npy"   # of a run's items
+FIELDS = "fields.json"    # what a run knows of columns
 ASSETS = Path(__file__).parent / "assets"
 
 

@@ -5,6 +5,7 @@ if __name__ == "__main__":
 
     huge_pages()
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,21 @@ def main(config: dict[str, Any]) -> None:
     if output.suffix not in WRITERS:
         raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
     folder, run = saved.opened(config["run_dir"])
-    if "text_column" not in run["data"]:
-        raise InputError(f"run_dir: {folder} was not trained on texts, and it is texts that are labelled here")
     parts = build.rebuild(folder, run)
     if parts.task.target not in ("class", "multi", "number"):
         raise InputError(f"run_dir: a run of {run['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")
     data = section.make(run["data"], "data", Facts())
     table = read.read(read.locate(config["input"], ".", "input"))
-    first, second = data.texts(table, Counter())
-    empty = [i for i, text in enumerate(first) if not text]
-    ragged = tokenise.tokenise(parts.tokenizer, first, second, parts.facts.longest(data.max_length))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
-    feed = Feed([ragged.example(i, blank) for i in range(len(first))], parts.task, None)
+    longest, kept = parts.facts.longest(data.max_length), folder / build.FIELDS
+    if kept.is_file():
+        examples, first = data.new(table, json.loads(kept.read_text(encoding="utf-8")), longest)
+        second, truncated = None, 0
+    else:
+        first, second = data.texts(table, Counter())
+        ragged = tokenise.tokenise(parts.tokenizer, first, second, longest)
+        examples, truncated = [ragged.example(i, blank) for i in range(len(first))], int(ragged.truncated.sum())
+    feed = Feed(examples, parts.task, None)
     feed.shaped(config["batch_size"], None)
     trained, frozen = parts.peft.split(parts.parameters)
     place = parts.strategy.place
@@ -55,8 +59,8 @@ def main(config: dict[str, Any]) -> None:
     part = output.with_name(f".{output.name}.part")
     WRITERS[output.suffix](rows, part)
     part.replace(output)
-    print(f"{len(rows)} rows, {int(ragged.truncated.sum())} truncated to {data.max_length} tokens, "
-          f"{len(empty)} without text; written to {output}")
+    print(f"{len(rows)} rows, {truncated} truncated to {data.max_length} tokens, {first.count('')} without text; "
+          f"written to {output}")
 
 
 if __name__ == "__main__":

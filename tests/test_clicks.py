@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
@@ -14,6 +15,7 @@ from ecrec_jax.data import history, pack, vectors
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from ecrec_jax.use.baseline import Linear
+from experiments import saved
 from tests import world
 from tests.conftest import GOLDEN
 from tests.test_commands import call
@@ -137,13 +139,17 @@ def test_history_is_of_strictly_earlier_rows():
     rng = np.random.default_rng(0)
     user, item = ([f"{side}{k}" for k in rng.integers(0, 5, 60)] for side in "ui")
     time, clicked = rng.integers(0, 20, 60).astype(float), rng.random(60) < 0.4
-    found = history.before([("user", user), ("item", item)], time, clicked)
+    found = history.before({"user": user, "item": item}, time, clicked)
     for name, cells in (("user", user), ("item", item)):
         for i in range(60):
             earlier = [j for j in range(60) if cells[j] == cells[i] and time[j] < time[i]]
             assert np.isclose(found[f"{name}_shown"][i], np.log1p(len(earlier)))
             assert np.isclose(found[f"{name}_rate"][i], (clicked[earlier].sum() + 1) / (len(earlier) + 2))
     assert set(history.ITEM) < set(found)
+    later = history.now(history.totals({"user": user}, clicked), {"user": [user[0], "nobody"]})
+    mine = [j for j in range(60) if user[j] == user[0]]
+    assert np.allclose(later["user_shown"], np.log1p([len(mine), 0]))
+    assert np.allclose(later["user_rate"], [(clicked[mine].sum() + 1) / (len(mine) + 2), 0.5])
 
 
 def test_a_match_is_with_what_was_taken_strictly_before():
@@ -256,6 +262,36 @@ def test_the_linear_baseline_sees_the_values():
     assert np.abs(Linear(1.0).scores(some, label, "class", 2, other) - wanted).max() < 1e-4
 
 
+def predicted(folder):
+    """Chances of a click."""
+    found = pd.read_csv(folder / "out.csv")
+    assert found["text"][0] == "user=u0 tags= flags= price=0 views=" and set(found["prediction"]) <= {"click", "no click"}
+    return found["score/click"].to_numpy()
+
+
+def expected(folder, rows, new):
+    """The same from the log with the new rows at its end, as a test split, by the run's weights."""
+    end = [f"{user},{item},1000,{price},0" for user, item, price in (x.split(",") for x in new)]   # at one moment
+    (folder / "both.csv").write_text("user,item,time,price,click\n" + "\n".join(rows + end) + "\n")
+    run = json.loads(json.dumps(saved.opened(str(folder / "run"))[1]))
+    made = build.rebuild(folder / "run", run)
+    kept = json.loads((folder / "run" / build.FIELDS).read_text())
+    corpus = loaded(folder, path=f"{folder}/both.csv", valid_fraction=0.3, test_fraction=20 / 320)
+    scale = {name: (kept["columns"][name], corpus.fields["columns"][name]) for name in kept["columns"]}
+    some = []
+    for e in corpus.examples["test"]:   # numbers are normalised by another training split here
+        value = e.value.copy()
+        for at, k in enumerate(e.type):
+            mine, theirs = scale[list(scale)[k]]
+            if mine["kind"] in ("number", "count"):
+                value[at] = (value[at] * theirs["spread"] + theirs["mean"] - mine["mean"]) / mine["spread"]
+        some.append(e._replace(value=value))
+    batch = batch_of(made, some, 16)
+    chance = jax.nn.softmax(made.graph.net(made.parameters)(jax.tree.map(jnp.asarray, batch)))[..., 1]
+    used = batch["weight"] > 0
+    return np.asarray(chance)[used][np.argsort(batch["example"][used])]
+
+
 def test_a_run_from_end_to_end(folder, capsys):
     rng = np.random.default_rng(0)
     rows = [f"u{rng.integers(9)},{rng.integers(1, 4)},{i},{rng.integers(1, 9)},{int(rng.random() < 0.5)}" for i in range(300)]
@@ -273,7 +309,9 @@ def test_a_run_from_end_to_end(folder, capsys):
     capsys.readouterr()
     assert call("baseline", *common, "baseline=tfidf", f"run_dir={folder}/no") == 2
     assert "baseline: of fields, choose majority or linear" in capsys.readouterr().err
-    assert call("predict", f"run_dir={folder}/run", f"input={folder}/shown.csv", f"output={folder}/out.csv") == 2
-    assert "was not trained on texts" in capsys.readouterr().err
+    new = [f"u{k % 9},{k % 4},{k}" for k in range(20)]
+    (folder / "new.csv").write_text("user,item,price\n" + "\n".join(new) + "\n")
+    assert call("predict", f"run_dir={folder}/run", f"input={folder}/new.csv", f"output={folder}/out.csv") == 0
+    assert predicted(folder) == pytest.approx(expected(folder, rows, new), abs=1e-5)
     assert call("train", *common, "steps=3", "model=fm", "data.target=number", "task=regression", "head=regress",
                 "head.pooling=cls", "best.metric=rmse", f"run_dir={folder}/number") == 0

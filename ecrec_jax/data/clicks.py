@@ -1,32 +1,22 @@
 """Items that were shown and whether they were taken, as fields of user, item and moment, for pointwise models."""
 
 import dataclasses
-import hashlib
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ecrec_jax.data import history, read, vectors
+from ecrec_jax.data import file, history, read, vectors
 from ecrec_jax.data.behaviour import times
 from ecrec_jax.data.clean import codes
 from ecrec_jax.data.corpus import Corpus
-from ecrec_jax.data.fields import KINDS, Field, field, numbers
-from ecrec_jax.data.file import located
+from ecrec_jax.data.fields import KINDS, Column, Field, lay, learn, learn_numbers
 from ecrec_jax.data.split import SPLITS, check, draw, number, share
 from ecrec_jax.types import Example, InputError
 
 LABELS = "no click", "click"
 TABLE = {"path", "key", "pattern", "sha256"}   # what is said of a table that is joined
-
-
-class Rows(NamedTuple):
-    """Every field of every row, end to end: the field's number, the token, its value, and where each row begins."""
-
-    type: Int[np.ndarray, "N"]
-    tokens: Int[np.ndarray, "N"]
-    value: Float[np.ndarray, "N"]
-    offset: Int[np.ndarray, "R+1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +84,7 @@ class Clicks:
         Raises:
             InputError: a file, column or cell that can't be used; nothing to train on; one kind of label only.
         """
-        table = read.read(located(self.path, self.root, self.source)[""], self.pattern, self.encoding, self.sha256)
+        table = read.read(file.located(self.path, self.root, self.source)[""], self.pattern, self.encoding, self.sha256)
         columns, digest = self.joined(table)
         count = len(table.place)
         raw = read.column(table, self.label_column, "data.label_column")
@@ -104,12 +94,13 @@ class Clicks:
         split = self.splits(time, clicked)
         if self.target == "class" and len(set(clicked[split == 0])) < 2:
             raise InputError(f"data.label_at: {self.label_at} leaves labels of one kind in the training split of {table.path}")
-        found = [field(kind, columns[name], split == 0, self.min_count, self.separator,
-                       lambda i, name=name: f"{table.where(i)}: {name}") for name, kind in self.fields.items()]
-        names = list(self.fields)
+        kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, place(table, name))
+                for name, kind in self.fields.items()}
+        found = self.cells(table, columns, kept)
         for name, values in self.before(table, time, clicked).items():
-            names.append(name)
-            found.append(numbers(values, split == 0))
+            kept[name] = learn_numbers("number", values, split == 0)
+            found.append(kept[name].scaled(values))
+        names = list(kept)
         rows, vocabulary = lay(found, count, min(max_length, self.max_length))
         targets = clicked.astype(int).tolist() if self.target == "class" else label.tolist()
         members = {name: share(np.flatnonzero(split == k).tolist(), [str(x) for x in clicked], self.train_fraction
@@ -121,45 +112,58 @@ class Clicks:
             else {"center": float(trained.mean()), "scale": float(trained.std()) or 1.0}
         report = {"rows": count, **{name: len(some) for name, some in members.items()}, "fields": names, "tokens": vocabulary,
                   "clicks": {name: float(clicked[some].mean()) if some else None for name, some in members.items()}}
-        given = list(self.fields)
-        says = lambda i: " ".join(f"{name}={columns[name][i] or ''}" for name in given)  # noqa: E731
-        return Corpus({name: [example(rows, i, targets[i]) for i in some] for name, some in members.items()},
-                      {name: [says(i) for i in some] for name, some in members.items()}, facts, digest, report)
+        sides = self.sides(table) if self.history else {}
+        known = {"columns": {name: column._asdict() for name, column in kept.items()}, "history": history.totals(sides, clicked)}
+        return Corpus({name: [rows.example(i, targets[i]) for i in some] for name, some in members.items()},
+                      {name: self.texts(columns, some) for name, some in members.items()}, facts, digest, report, fields=known)
+
+    def new(self, table: read.Table, known: Mapping[str, Any], max_length: int) -> tuple[list[Example], list[str]]:
+        """(the rows of another table without labels, what they say), by what a run has `known`: its log lies before all of them.
+
+        Raises:
+            InputError: a column or cell that can't be used, or a number is asked for that a run doesn't keep.
+        """
+        if self.vectors is not None:
+            raise InputError("data.vectors: what users took before is not kept with a run, so texts of new rows can't be matched")
+        columns, _ = self.joined(table)
+        kept = {name: Column(**column) for name, column in known["columns"].items()}
+        found = self.cells(table, columns, {name: kept[name] for name in self.fields})
+        sides = self.sides(table) if self.history else {}
+        found += [kept[name].scaled(values) for name, values in history.now(known["history"], sides).items()]
+        rows, _ = lay(found, len(table.place), min(max_length, self.max_length))
+        return [rows.example(i, 0) for i in range(len(table.place))], self.texts(columns, range(len(table.place)))
+
+    def cells(self, table: read.Table, columns: Mapping[str, list[str | None]], kept: Mapping[str, Column]) -> list[Field]:
+        """The cells of every field."""
+        return [column.read(columns[name], self.separator, place(table, name)) for name, column in kept.items()]
+
+    def texts(self, columns: Mapping[str, list[str | None]], rows: Iterable[int]) -> list[str]:
+        """What rows say, for a reader."""
+        return [" ".join(f"{name}={columns[name][i] or ''}" for name in self.fields) for i in rows]
+
+    def sides(self, table: read.Table) -> dict[str, list[str | None]]:
+        """Users and items of the rows."""
+        return {side: read.column(table, column, f"data.{side}_column")
+                for side, column in (("user", self.user_column), ("item", self.item_column))}
+
+    def joined(self, table: read.Table) -> tuple[dict[str, list[str | None]], str]:
+        """(the cells of every column, the digest of all files)."""
+        columns, digest = file.join(table, self.tables or {}, self.root, self.encoding)
+        for name in self.fields:
+            if name not in columns:
+                raise InputError(f"data.fields: no file has a column {name!r}; there are {', '.join(columns)}")
+        return columns, digest
 
     def before(self, table: read.Table, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]
                ) -> dict[str, Float[np.ndarray, "R"]]:
         """Numbers made of the rows before."""
-        sides = {side: read.column(table, column, f"data.{side}_column") if self.history or self.vectors else []
-                 for side, column in (("user", self.user_column), ("item", self.item_column))}
-        found = history.before(list(sides.items()), time, clicked) if self.history else {}
+        sides = self.sides(table) if self.history or self.vectors else {}
+        found = history.before(sides, time, clicked) if self.history else {}
         if self.vectors is not None:
             item, names = codes(sides["item"])
             known = vectors.load(read.locate(self.vectors, self.root, "data.vectors"), names)[1:]
             found["text_match"] = history.match(sides["user"], time, clicked, item, known)
         return found
-
-    def joined(self, table: read.Table) -> tuple[dict[str, list[str | None]], str]:
-        """(the cells of every field, the digest of all files)."""
-        columns, digests = dict(table.columns), [table.digest]
-        for name, given in (self.tables or {}).items():
-            key = f"data.tables.{name}"
-            other = read.read(read.locate(given["path"], self.root, f"{key}.path"), given.get("pattern"), self.encoding,
-                              given.get("sha256"))
-            digests.append(other.digest)
-            place: dict[Any, int] = {}
-            for i, cell in enumerate(read.column(other, given["key"], f"{key}.key")):
-                if place.setdefault(cell, i) != i:
-                    raise InputError(f"{other.where(i)}: {given['key']} {cell!r} stands at {other.where(place[cell])} already")
-            at = [place.get(cell) for cell in read.column(table, given["key"], f"{key}.key")]
-            for column, cells in other.columns.items():
-                if column != given["key"] and column in columns:
-                    raise InputError(f"{other.path}: its column {column!r} is in another file too")
-                if column != given["key"]:
-                    columns[column] = [None if i is None else cells[i] for i in at]
-        for name in self.fields:
-            if name not in columns:
-                raise InputError(f"data.fields: no file has a column {name!r}; there are {', '.join(columns)}")
-        return columns, hashlib.sha256("\n".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]
 
     def splits(self, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
         """0: train, 1: valid, 2: test."""
@@ -175,21 +179,6 @@ class Clicks:
         return found
 
 
-def lay(found: list[Field], count: int, most: int) -> tuple[Rows, int]:
-    """(the rows' tokens in the order of the fields, at most so many each; how many tokens there are, 0 among them: padding)."""
-    starts = np.cumsum([1, *(f.size for f in found)])
-    row, token, value = (np.concatenate(parts) for parts in zip(
-        *((f.row, f.token + start, f.value) for f, start in zip(found, starts, strict=False)), strict=True))
-    kind = np.repeat(np.arange(len(found)), [len(f.row) for f in found])
-    order = np.argsort(row, kind="stable")
-    size = np.bincount(row, minlength=count)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
-    order = order[place < most]
-    offset = np.concatenate([[0], np.cumsum(np.minimum(size, most))])
-    return Rows(kind[order].astype("i4"), token[order].astype("i4"), value[order].astype("f4"), offset), int(starts[-1])
-
-
-def example(rows: Rows, i: int, label: Any) -> Example:
-    """A row with its target."""
-    part = slice(rows.offset[i], rows.offset[i + 1])
-    return Example(rows.tokens[part], rows.type[part], label, i, value=rows.value[part])
+def place(table: read.Table, name: str) -> Callable[[int], str]:
+    """Where a row's cell of a column stands."""
+    return lambda i: f"{table.where(i)}: {name}"

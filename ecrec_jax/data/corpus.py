@@ -20,7 +20,7 @@ class Catalogue(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Corpus:
     """What `load` found: examples and texts of each split, what the labels are, what happened on the way, and what is known of each
-    token, if these are items."""
+    token, if these are items, or of the columns, if these are fields."""
 
     examples: dict[str, list[Example]]
     texts: dict[str, list[str]]
@@ -29,3 +29,4 @@ class Corpus:
     report: dict[str, Any]
     catalogue: Catalogue | None = None
     vectors: Float[np.ndarray, "V F"] | None = None
+    fields: dict[str, Any] | None = None

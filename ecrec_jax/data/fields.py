@@ -1,14 +1,14 @@
-"""What the cells of a column are as tokens with values."""
+"""What the cells of columns are as tokens with values."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.data.split import is_number, natural
-from ecrec_jax.types import InputError
+from ecrec_jax.types import Example, InputError
 
 KINDS = ("category", "list", "flags", "number", "count")
 
@@ -22,46 +22,94 @@ class Field(NamedTuple):
     size: int
 
 
-def field(kind: str, cells: Sequence[str | None], train: Bool[np.ndarray, "R"], min_count: int, separator: str,
-          where: Callable[[int], str]) -> Field:
-    """A column as `data.clicks` says.
+class Rows(NamedTuple):
+    """Every field of every row, end to end: the field's number, the token, its value, and where each row begins."""
 
-    Raises:
-        InputError: a cell that should be a number isn't.
-    """
+    type: Int[np.ndarray, "N"]
+    tokens: Int[np.ndarray, "N"]
+    value: Float[np.ndarray, "N"]
+    offset: Int[np.ndarray, "R+1"]
+
+    def example(self, i: int, label: Any) -> Example:
+        """A row with its target."""
+        part = slice(self.offset[i], self.offset[i + 1])
+        return Example(self.tokens[part], self.type[part], label, i, value=self.value[part])
+
+
+class Column(NamedTuple):
+    """What training learnt of a column: the values of a category, or mean and spread of numbers."""
+
+    kind: str
+    values: Sequence[str] = ()
+    mean: float = 0.0
+    spread: float = 1.0
+
+    def read(self, cells: Sequence[str | None], separator: str, where: Callable[[int], str]) -> Field:
+        """Cells as `data.clicks` says.
+
+        Raises:
+            InputError: a cell that should be a number isn't.
+        """
+        if self.kind in ("number", "count"):
+            return self.scaled(amounts(self.kind, cells, where))
+        parts = [parted(cell, self.kind, separator) for cell in cells]
+        known = {name: k for k, name in enumerate(self.values, 1)}
+        size = np.array([len(some) for some in parts])
+        token = np.array([known.get(part, 0) for some in parts for part in some], "i4")
+        return Field(np.repeat(np.arange(len(parts)), size), token, np.repeat(1 / np.maximum(size, 1), size), len(known) + 1)
+
+    def scaled(self, values: Float[np.ndarray, "R"]) -> Field:
+        """One token a row, whose value is the number less the mean and over the spread; 0 where it is none."""
+        value = np.nan_to_num((values - self.mean) / self.spread)
+        return Field(np.arange(len(values)), np.zeros(len(values), "i4"), value, 1)
+
+
+def learn(kind: str, cells: Sequence[str | None], train: Bool[np.ndarray, "R"], min_count: int, separator: str,
+          where: Callable[[int], str]) -> Column:
+    """A column from the training rows."""
     if kind in ("number", "count"):
-        return numbers(np.array([amount(cell, kind, where, i) for i, cell in enumerate(cells)]), train)
-    parts = [parted(cell or "", kind, separator) for cell in cells]
-    counts = Counter(part for some, used in zip(parts, train, strict=True) if used for part in some)
-    known = {name: k for k, name in enumerate(sorted((x for x, n in counts.items() if n >= min_count), key=natural), 1)}
-    size = np.array([len(some) for some in parts])
-    token = np.array([known.get(part, 0) for some in parts for part in some], "i4")
-    return Field(np.repeat(np.arange(len(parts)), size), token, np.repeat(1 / np.maximum(size, 1), size), len(known) + 1)
+        return learn_numbers(kind, amounts(kind, cells, where), train)
+    counts = Counter(part for cell, used in zip(cells, train, strict=True) if used for part in parted(cell, kind, separator))
+    return Column(kind, sorted((name for name, n in counts.items() if n >= min_count), key=natural))
 
 
-def parted(cell: str, kind: str, separator: str) -> list[str]:
+def learn_numbers(kind: str, values: Float[np.ndarray, "R"], train: Bool[np.ndarray, "R"]) -> Column:
+    """Their mean and spread, of the training rows that have one."""
+    seen = values[train & ~np.isnan(values)]
+    return Column(kind, (), float(seen.mean()), float(seen.std()) or 1.0) if len(seen) else Column(kind)
+
+
+def parted(cell: str | None, kind: str, separator: str) -> list[str]:
     """The values of a cell."""
     if kind == "category":
-        return [cell.strip()]
-    parts = [part.strip() for part in cell.split(separator)]
+        return [(cell or "").strip()]
+    parts = [part.strip() for part in (cell or "").split(separator)]
     if kind == "flags":
         return [str(k) for k, part in enumerate(parts) if part == "1"]
     return list(dict.fromkeys(part for part in parts if part))
 
 
-def amount(cell: str | None, kind: str, where: Callable[[int], str], i: int) -> float:
-    """The number of a cell; not a number where it is empty."""
-    text = (cell or "").strip()
-    if not text:
-        return np.nan
-    if not is_number(text) or (kind == "count" and float(text) < 0):
-        raise InputError(f"{where(i)} is {text!r}, which is no {'number' if kind == 'number' else 'count'}")
-    return float(np.log1p(float(text))) if kind == "count" else float(text)
+def amounts(kind: str, cells: Sequence[str | None], where: Callable[[int], str]) -> Float[np.ndarray, "R"]:
+    """The numbers of cells, of counts log(1 + x); not a number where one is empty."""
+    found = np.full(len(cells), np.nan)
+    for i, cell in enumerate(cells):
+        text = (cell or "").strip()
+        if text and (not is_number(text) or (kind == "count" and float(text) < 0)):
+            raise InputError(f"{where(i)} is {text!r}, which is no {kind}")
+        if text:
+            found[i] = np.log1p(float(text)) if kind == "count" else float(text)
+    return found
 
 
-def numbers(values: Float[np.ndarray, "R"], train: Bool[np.ndarray, "R"]) -> Field:
-    """One token a row, whose value is the number less the mean and over the spread of the training rows; 0 where it is none."""
-    seen = values[train & ~np.isnan(values)]
-    mean, spread = (seen.mean(), seen.std() or 1.0) if len(seen) else (0.0, 1.0)
-    count = len(values)
-    return Field(np.arange(count), np.zeros(count, "i4"), np.nan_to_num((values - mean) / spread), 1)
+def lay(found: Sequence[Field], count: int, most: int) -> tuple[Rows, int]:
+    """(the rows' tokens in the order of the fields, at most so many each; how many tokens there are, 0 among them: padding)."""
+    starts = np.cumsum([1, *(f.size for f in found)])
+    row, token, value = (np.concatenate(parts) for parts in zip(
+        *((f.row, f.token + start, f.value) for f, start in zip(found, starts, strict=False)), strict=True))
+    kind = np.repeat(np.arange(len(found)), [len(f.row) for f in found])
+    order = np.argsort(row, kind="stable")
+    size = np.bincount(row, minlength=count)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
+    order = order[place < most]
+    offset = np.concatenate([[0], np.cumsum(np.minimum(size, most))])
+    return Rows(kind[order].astype("i4"), token[order].astype("i4"), value[order].astype("f4"), offset), int(starts[-1])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ecrec_jax.data.read import Table, locate, read
+from ecrec_jax.data.read import Table, column, locate, read
 from ecrec_jax.data.split import SPLITS
 from ecrec_jax.types import InputError
 
@@ -75,3 +75,29 @@ def table(files: Mapping[str, Path], sha256: Files | None, pattern: str | None, 
     return Table(columns, [place for part in parts.values() for place in part.place], first.path, digest,
                  [part.path for part in parts.values() for _ in part.place],
                  [split for split, part in parts.items() for _ in part.place])
+
+
+def join(table: Table, others: Mapping[str, Mapping[str, str]], root: str, encoding: str
+         ) -> tuple[dict[str, list[str | None]], str]:
+    """(all columns: of `others` {name: {path, key, pattern, sha256}} those of the row with the same `key`, or nothing; the digest
+    of all files).
+
+    Raises:
+        InputError: a file that can't be read, a column that is in two, a key that stands twice.
+    """
+    columns, digests = dict(table.columns), [table.digest]
+    for name, given in others.items():
+        what = f"data.tables.{name}"
+        other = read(locate(given["path"], root, f"{what}.path"), given.get("pattern"), encoding, given.get("sha256"))
+        digests.append(other.digest)
+        place: dict[str | None, int] = {}
+        for i, cell in enumerate(column(other, given["key"], f"{what}.key")):
+            if place.setdefault(cell, i) != i:
+                raise InputError(f"{other.where(i)}: {given['key']} {cell!r} stands at {other.where(place[cell])} already")
+        at = [place.get(cell) for cell in column(table, given["key"], f"{what}.key")]
+        for title, cells in other.columns.items():
+            if title != given["key"] and title in columns:
+                raise InputError(f"{other.path}: its column {title!r} is in another file too")
+            if title != given["key"]:
+                columns[title] = [None if i is None else cells[i] for i in at]
+    return columns, hashlib.sha256("\n".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]

@@ -1,7 +1,7 @@
 """What was known of a user and of an item when it was shown: counts, and whether texts match."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,17 +11,42 @@ from ecrec_jax.data.clean import codes
 ITEM = ("item_shown", "item_rate")   # of the numbers below, those that describe the item
 
 
-def before(sides: Sequence[tuple[str, Sequence[str | None]]], time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]
+def before(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]
            ) -> dict[str, Float[np.ndarray, "R"]]:
     """Of every row, from the rows of strictly earlier time: NAME_shown = log(1 + how many have the same user, or item), and
     NAME_rate = (clicks among them + 1) / (how many + 2), Laplace's estimate. Rows of the same moment don't know each other."""
     found = {}
-    for name, cells in sides:
+    for name, cells in sides.items():
         order, begins, now = moments(codes(cells)[0], time)
         total = np.concatenate([[0], np.cumsum(clicked[order])])
         shown, clicks = now - begins, total[now] - total[begins]
-        found[f"{name}_shown"], found[f"{name}_rate"] = np.empty(len(order)), np.empty(len(order))
-        found[f"{name}_shown"][order], found[f"{name}_rate"][order] = np.log1p(shown), (clicks + 1) / (shown + 2)
+        back = np.argsort(order)
+        found |= numbers(name, shown[back], clicks[back])
+    return found
+
+
+def numbers(name: str, shown: Int[np.ndarray, "R"], clicks: Int[np.ndarray, "R"]) -> dict[str, Float[np.ndarray, "R"]]:
+    """Both, by their names."""
+    return {f"{name}_shown": np.log1p(shown), f"{name}_rate": (clicks + 1) / (shown + 2)}
+
+
+def totals(sides: Mapping[str, Sequence[str | None]], clicked: Bool[np.ndarray, "R"]) -> dict[str, dict[str, list[int]]]:
+    """{side: {user or item: [rows, clicks]}} of a whole log."""
+    found = {}
+    for name, cells in sides.items():
+        code, texts = codes(cells)
+        both = np.bincount(code, minlength=len(texts)), np.bincount(code[clicked], minlength=len(texts))
+        found[name] = {text: [int(n), int(k)] for text, n, k in zip(texts, *both, strict=True)}
+    return found
+
+
+def now(known: Mapping[str, Mapping[str, list[int]]], sides: Mapping[str, Sequence[str | None]]
+        ) -> dict[str, Float[np.ndarray, "R"]]:
+    """The numbers of rows that come after all those of `totals`."""
+    found = {}
+    for name, cells in sides.items():
+        both = np.array([known[name].get((cell or "").strip(), [0, 0]) for cell in cells]).T
+        found |= numbers(name, *both)
     return found
 
 
