@@ -38,8 +38,10 @@ def backward(epsilon: float, kept: Any, gradient: Float[Array, "... D"]) -> tupl
     """Of input, scale and bias. XLA's form reads rows once for the input's and, as numbers in f32, once more for the scale's."""
     x, scale, bias = kept
     flat = x.reshape(-1, x.shape[-1]), scale, gradient.reshape(-1, x.shape[-1])
-    made = jax.lax.platform_dependent(*flat, cuda=functools.partial(by_blocks, epsilon=epsilon),
-                                      default=functools.partial(whole, epsilon=epsilon))
+    ways = {"default": functools.partial(whole, epsilon=epsilon)}
+    if jax.default_backend() == "gpu":   # jax lowers a kernel for the GPU at hand alone
+        ways["cuda"] = functools.partial(by_blocks, epsilon=epsilon)
+    made = jax.lax.platform_dependent(*flat, **ways)
     return made[0].reshape(x.shape), made[1].astype(scale.dtype), made[2].astype(bias.dtype)
 
 
@@ -71,12 +73,11 @@ def by_blocks(x: Float[Array, "N D"], scale: Float[Array, "D"], gradient: Float[
     def kernel(x: Any, scale: Any, gradient: Any, of_x: Any, of_scale: Any, of_bias: Any) -> None:
         columns, inside = pl.ds(0, wide), jnp.arange(wide) < width
         load = lambda ref, place, mask: triton.load(ref.at[place], mask=mask, other=0.0).astype(jnp.float32)  # noqa: E731
-        factor, start = load(scale, (columns,), inside)[None, :], pl.program_id(0) * times
+        factor, begin = load(scale, (columns,), inside)[None, :], pl.program_id(0) * times * rows
 
         def add(number: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            first = (start + number) * rows
-            mask = (first + jnp.arange(rows) < count)[:, None] & inside[None, :]
-            place = pl.ds(first, rows), columns
+            mask = (begin + number * rows + jnp.arange(rows) < count)[:, None] & inside[None, :]
+            place = pl.ds(number * rows, rows), columns
             given, felt = load(x, place, mask), load(gradient, place, mask)
             centered = jnp.where(mask, given - given.sum(1, keepdims=True) * (1 / width), 0.0)
             over = jax.lax.rsqrt(jnp.square(centered).sum(1, keepdims=True) * (1 / width) + epsilon)
@@ -89,8 +90,8 @@ def by_blocks(x: Float[Array, "N D"], scale: Float[Array, "D"], gradient: Float[
         for ref, total in zip((of_scale, of_bias), jax.lax.fori_loop(0, times, add, (none, none)), strict=True):
             triton.store(ref.at[columns,], total, mask=inside)
 
-    array, line = pl.BlockSpec((count, width), lambda i: (0, 0)), pl.BlockSpec((width,), lambda i: (0,))
-    share = pl.BlockSpec((None, width), lambda i: (i, 0))
+    array, line = pl.BlockSpec((rows * times, wide), lambda i: (i, 0)), pl.BlockSpec((wide,), lambda i: (0,))
+    share = pl.BlockSpec((None, wide), lambda i: (i, 0))   # blocks reach beyond the arrays, masks don't
     of_x, *sums = pl.pallas_call(
         kernel, grid=(programs,), in_specs=[array, line, array], out_specs=[array, share, share], name="layer_norm_gradient",
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype), *[jax.ShapeDtypeStruct((programs, width), jnp.float32)] * 2],
