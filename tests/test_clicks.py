@@ -15,6 +15,7 @@ from ecrec_jax.data import history, pack, vectors
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from ecrec_jax.use.baseline import Linear
+from ecrec_jax.use.flops import model_flops
 from experiments import saved
 from tests import world
 from tests.conftest import GOLDEN
@@ -110,6 +111,14 @@ def test_strategies_agree(name, strategy):
         made = parts(name, *words)
         curves.append(world.curve(made, [batch_of(made, some, 16)] * 4)[0])
     assert np.abs(curves[0] - curves[1]).max() < 1e-5 and curves[0][0] > curves[0][-1]
+
+
+def test_flops_of_dense_layers_are_those_of_an_example():
+    made, some = parts("deepfm"), examples()
+    batch = batch_of(made, some, 8)
+    kernels = sum(x.size for name, x in made.parameters.items() if name.endswith(".kernel"))
+    rows = int((batch["segment"] > 0).any(1).sum())
+    assert model_flops(made, batch) == pytest.approx(6 * kernels * len(some) / rows)
 
 
 def test_dropout_is_between_the_layers():
@@ -222,10 +231,11 @@ def test_fields_of_a_log(folder):
     assert facts["class_counts"] == (2, 3) and corpus.texts["train"][0] == "user=a tags=x|y flags=0|1|1 price=2.0 views=0"
     more = loaded(folder)
     assert more.facts["types"] == 9 and more.facts["item_fields"] == (1, 2, 3, 4, 7, 8) and more.digest == corpus.digest
-    vectors.write(folder / "v.parquet", ["1", "2", "3", "9"], np.eye(4, 3, dtype="f4"))
+    vectors.write(folder / "v.parquet", ["1", "2", "3", "9"], np.array([[1, 0], [1, 1], [0, 1], [1, -1]], "f4"))
     matched = loaded(folder, history=False, vectors=f"{folder}/v.parquet")
-    value = matched.examples["train"][3].value[-1], matched.examples["valid"][0].value[-1]   # b took nothing before, c neither
-    assert matched.facts["types"] == 6 and value == (0, 0) and matched.report["fields"][-1] == "text_match"
+    value = [e.value[-1] for e in matched.examples["train"]]   # a took item 1 first: cosines √½ and 0 with 2 and 3; b took nothing
+    assert np.allclose(value, [0, 1, 0, 0, -1], atol=1e-5) and matched.facts["types"] == 6
+    assert matched.report["fields"][-1] == "text_match"
     drawn = loaded(folder, split="random", split_seed=1)
     assert sorted(e.index for some in drawn.examples.values() for e in some) == list(range(8))
     rare = loaded(folder, min_count=2, fields={"item": "category"}, item_fields=[], history=False)
@@ -273,8 +283,7 @@ def expected(folder, rows, new):
     """The same from the log with the new rows at its end, as a test split, by the run's weights."""
     end = [f"{user},{item},1000,{price},0" for user, item, price in (x.split(",") for x in new)]   # at one moment
     (folder / "both.csv").write_text("user,item,time,price,click\n" + "\n".join(rows + end) + "\n")
-    run = json.loads(json.dumps(saved.opened(str(folder / "run"))[1]))
-    made = build.rebuild(folder / "run", run)
+    made = build.rebuild(*saved.opened(str(folder / "run")))
     kept = json.loads((folder / "run" / build.FIELDS).read_text())
     corpus = loaded(folder, path=f"{folder}/both.csv", valid_fraction=0.3, test_fraction=20 / 320)
     scale = {name: (kept["columns"][name], corpus.fields["columns"][name]) for name in kept["columns"]}

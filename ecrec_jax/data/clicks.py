@@ -103,8 +103,9 @@ class Clicks:
         names = list(kept)
         rows, vocabulary = lay(found, count, min(max_length, self.max_length))
         targets = clicked.astype(int).tolist() if self.target == "class" else label.tolist()
-        members = {name: share(np.flatnonzero(split == k).tolist(), [str(x) for x in clicked], self.train_fraction
-                               if name == "train" else 1.0, self.limit, self.split_seed) for k, name in enumerate(SPLITS)}
+        strata = [str(x) for x in clicked]
+        members = {name: share(np.flatnonzero(split == k).tolist(), strata, self.train_fraction if name == "train" else 1.0,
+                               self.limit, self.split_seed) for k, name in enumerate(SPLITS)}
         trained = np.array([targets[i] for i in members["train"]])
         facts: dict[str, Any] = {"vocabulary": vocabulary, "types": len(names), "item_fields": tuple(
             k for k, name in enumerate(names) if name in self.item_fields or name in history.ITEM)}

@@ -10,6 +10,7 @@ from ecrec_jax.build import Parts
 from ecrec_jax.types import Batch
 
 TABLES = ("model.embeddings.word_embeddings.embedding", "model.items.embedding")
+SLOTS = ("model.pooler.", "model.slots.")   # what a model computes of slots alone
 OVER_TABLES = ("tokens", "next_token", "next_item", "masked_item")   # targets of heads over a table
 QUERY = (".attention.self.query.kernel", ".attention.query.kernel")
 
@@ -29,7 +30,7 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     cost = {True: 0.0, False: 0.0}   # whether a token pays, or a slot
     last = last_layer(parts)
     for path, kernel in matrices(parts).items():
-        of_slots = ("model.pooler.", *TABLES) if last is None else ("model.pooler.", *TABLES, last)
+        of_slots = (*SLOTS, *TABLES) if last is None else (*SLOTS, *TABLES, last)
         asked = path.endswith((".key.kernel", ".value.kernel"))   # of all tokens in every layer
         by_token = path.startswith("model.") and (asked or not path.startswith(of_slots))
         met = len(kernel) if path.endswith(".kernel") else min(scored(parts, batch), len(kernel))   # of its rows
