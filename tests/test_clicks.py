@@ -251,6 +251,7 @@ def test_fields_of_a_log(folder):
     ({"tables": {"items": {"path": "no.csv", "key": "item"}}}, "data.tables.items.path: no file"),
     ({"fields": {"item": "count", "user": "number"}, "item_fields": []}, "line 2: user is 'a', which is no number"),
     ({"label_column": "user"}, "line 2: label 'a' is not a number"),
+    ({"target": "number", "valid_fraction": 0.5, "test_fraction": 0.49, "time_column": "click"}, "leaves no row to train on"),
     ({"label_at": 7.0}, "data.label_at: 7.0 leaves labels of one kind"),
     ({"sha256": "0"}, "this is another file")])
 def test_what_a_log_refuses(folder, keys, says):

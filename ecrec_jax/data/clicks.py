@@ -92,6 +92,8 @@ class Clicks:
         clicked = label >= self.label_at
         time = times(table, self.time_column, self.time_format, np.arange(count))
         split = self.splits(time, clicked)
+        if not (split == 0).any():
+            raise InputError(f"{table.path}: data.split={self.split} leaves no row to train on")
         if self.target == "class" and len(set(clicked[split == 0])) < 2:
             raise InputError(f"data.label_at: {self.label_at} leaves labels of one kind in the training split of {table.path}")
         kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, place(table, name))
