@@ -12,7 +12,7 @@ from ecrec_jax.lookup import Divided, Here, filled, lookup
 from ecrec_jax.products import BLOCK, LEAST
 
 MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
-MOST_POWERS = 3 << 24   # 192 MB: more are made again for the gradient, tile by tile
+MOST_POWERS = {"cpu": 3 << 24, "gpu": 1 << 28, "tpu": 3 << 24}   # 192 MB in f32, 512 in bfloat16: more are made again, by tiles
 TILE = 1 << 13          # ids of a tile
 
 
@@ -76,7 +76,8 @@ class Factored(NamedTuple):
 
     def normaliser(self, size: int | None = None) -> Float[Array, "B S"]:
         """log Σ exp of all logits; their powers are kept for the gradient where they are few enough."""
-        if (size or TILE) >= len(self.table) or (size is None and self.query[..., 0].size * len(self.table) <= MOST_POWERS):
+        few = self.query[..., 0].size * len(self.table) <= MOST_POWERS[jax.default_backend()]
+        if (size or TILE) >= len(self.table) or (size is None and few):
             return products.log_sum(self.query, jnp.asarray(self.table), self.bias)
         return jax.nn.logsumexp(self.over(lambda tile, _: jax.nn.logsumexp(tile.logits(), -1), size or TILE), 0)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.lookup import filled
 
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
+ALIGNED = 256           # ids that a piece has a multiple of: GPUs multiply others by slower kernels
 BLOCK = 32              # ids of which the largest logit is looked at before the others, where few at the top are asked for
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
@@ -31,17 +31,20 @@ def log_sum(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Floa
 
 def pieces(numbers: int, ids: int) -> list[int]:
     """Where pieces of the table begin and end."""
-    return np.linspace(0, ids, min(MOST_PIECES, -(-numbers // PIECE)) + 1).astype(int).tolist()
+    size = -(-ids // min(MOST_PIECES, -(-numbers // PIECE)))
+    return [*range(0, ids, -(-size // ALIGNED) * ALIGNED), ids]
 
 
 def powers(query: Array, table: Array, bias: Array) -> tuple[Array, Any]:
     """(log Σ exp, what the gradient needs)."""
-    edges, found = pieces(query[..., 0].size * len(table), len(table)), []
+    edges, found, sums = pieces(query[..., 0].size * len(table), len(table)), [], []
     for first, end in itertools.pairwise(edges):
         made = logits(query, table[first:end], bias[first:end])
         most = made.max(-1, keepdims=True)
-        found.append((jnp.exp(made - most), most))
-    total = jax.nn.logsumexp(jnp.concatenate([jnp.log(power.sum(-1, keepdims=True)) + most for power, most in found], -1), -1)
+        power = jnp.exp(made - most)
+        found.append((power.astype(table.dtype), most))
+        sums.append(jnp.log(power.sum(-1, keepdims=True)) + most)
+    total = jax.nn.logsumexp(jnp.concatenate(sums, -1), -1)
     return total, (query, table, bias, found, total)
 
 
@@ -52,7 +55,6 @@ def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Ar
     of_query, of_table, of_bias = jnp.zeros_like(wide), [], []
     for first, end, (power, most) in zip(edges, edges[1:], found, strict=False):
         scale = gradient[..., None] * jnp.exp(most - total[..., None])
-        power = power.astype(table.dtype)
         of_query += (power @ table[first:end]).astype(jnp.float32) * scale
         flat = power.reshape(-1, end - first).T
         of_table.append(flat @ (wide * scale).astype(table.dtype).reshape(-1, table.shape[1]))
