@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from ecrec_jax import text_encoder
 from ecrec_jax.data import copies, leak, tokenise
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.feed import Feed
@@ -17,6 +18,7 @@ from ecrec_jax.data.read import inside_package
 from ecrec_jax.net import Graph, Net, split
 from ecrec_jax.section import FACTS, RATES, arguments, make, target
 from ecrec_jax.source import Source, best, fit, load_facts, read
+from ecrec_jax.text_encoder import TextEncoder
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 
 OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys of every option of a noun that are not its
@@ -45,6 +47,7 @@ class Parts:
     strategy: Strategy
     tokenizer: str
     report: dict[str, Any]
+    texts: TextEncoder | None = None       # of items
     trained_on: np.ndarray | None = None   # marks of all rows that these weights have seen, see `data.leak`
 
 
@@ -114,7 +117,8 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
     if len(earlier):
         corpus.report[LEAKED] = leak.count(leak.marks(corpus, "valid", "test"), earlier, train)
-    parts = network(config, facts, folder, source, corpus.vectors)
+    texts = text_encoder.of(config, corpus)
+    parts = network(config, facts, folder, source, corpus.vectors, texts)
     alone = parts.gradient.one_example_per_row
     feeds = {name: Feed(examples, parts.task, None, alone) for name, examples in corpus.examples.items() if examples}
     if "valid" not in feeds:
@@ -138,17 +142,19 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
 
 
 def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None,
-            vectors: Float[np.ndarray, "V F"] | None = None) -> Parts:
+            vectors: Float[np.ndarray, "V F"] | None = None, texts: TextEncoder | None = None) -> Parts:
     """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint. Models that read items'
-    texts, and tasks that measure lists of them, are given their `vectors`."""
+    texts, and tasks that measure lists of them, are given their `vectors`, or the `texts` with an encoder."""
     if facts.causal and config["head"].get("pooling") in ("cls", "first"):
         raise InputError(f"head.pooling is {config['head']['pooling']}, but the first token of a causal model sees no other: set "
                          "head.pooling=mean, or model.causal=false to let all tokens see each other")
     rngs = nnx.Rngs(config["seed"])
     told = {noun: {"vectors": vectors} if "vectors" in arguments(target(config[noun], noun)) else {} for noun in ("model", "task")}
-    model = make(constructors(config, "model"), "model", facts, rngs=rngs, **told["model"])
+    reading = {"text_encoder": texts.module(nnx.Rngs(config["seed"])), "texts": texts.texts} if texts else {}
+    model = make(constructors(config, "model"), "model", facts, rngs=rngs, **told["model"], **reading)
     seeded = {"rngs": rngs} if "rngs" in arguments(target(config["head"], "head")) else {}
     graph, parameters, constants = split(Net(model, make(config["head"], "head", facts, **seeded)), config["model"]["dtype"])
+    parameters = texts.fill(parameters) if texts else parameters
     report: dict[str, Any] = {"new": list(parameters) if source else [], "unread": []}
     if source is not None:
         if source.labels and facts.labels and not config["model"]["new_head"]:
@@ -156,7 +162,8 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
         parameters, report = fit(parameters, source, config["model"]["new_head"])
     made = {name: make(constructors(config, name), name, facts, **told.get(name, {}))
             for name in ("task", "peft", "gradient", "strategy")}
-    return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, **made)
+    return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, texts=texts,
+                 **made)
 
 
 def agree(source: Source, facts: Facts) -> None:
@@ -178,9 +185,11 @@ def rebuild(folder: Path, config: Mapping[str, Any]) -> Parts:
     bare = dict(config, model={**config["model"], "checkpoint": None, **here})
     kept = folder / VECTORS
     vectors = np.load(kept, allow_pickle=False) if kept.is_file() else None
-    parts = network(bare, facts, str(folder / "tokenizer"), None, vectors)
+    parts = network(bare, facts, str(folder / "tokenizer"), None, vectors, text_encoder.kept(folder))
     weights = best(folder, config)
-    return dataclasses.replace(parts, parameters={name: jax.numpy.asarray(weights[name]) for name in parts.parameters})
+    parameters = {name: jax.numpy.asarray(weights[name]) for name in parts.parameters}
+    read = parts.texts.read(parts.graph, parameters | parts.constants) if parts.texts else {}
+    return dataclasses.replace(parts, parameters=parameters, constants=parts.constants | read)
 
 
 def count(parameters: Parameters) -> int:

@@ -15,7 +15,8 @@ from ecrec_jax import processes
 from ecrec_jax.build import Parts
 from ecrec_jax.data.corpus import Catalogue
 from ecrec_jax.data.feed import Feed, ahead
-from ecrec_jax.step import make_columns
+from ecrec_jax.step import make_columns, make_reader
+from ecrec_jax.text_encoder import VECTORS
 from ecrec_jax.types import Columns, Facts
 
 
@@ -24,11 +25,14 @@ class Interrupted(Exception):
 
 
 class Evaluator:
-    """The evaluating program of a run, compiled once."""
+    """The evaluating program of a run, compiled once. `training`: the weights change, so that a text encoder has to read the items
+    before each measurement."""
 
-    def __init__(self, parts: Parts, constant: Any):
+    def __init__(self, parts: Parts, constant: Any, training: bool = False):
         self.parts, self.constant = parts, constant
         self.program = parts.strategy.compile(make_columns(parts.graph, parts.task, parts.peft, parts.strategy), donate=False)
+        reader = make_reader(parts.graph, parts.peft, parts.strategy)
+        self.reader = parts.strategy.compile(reader, donate=False) if training and parts.texts else None
 
     def columns(self, trained: Any, feed: Feed, stop: Callable[[], bool] = lambda: False, title: str = "") -> Columns:
         """One entry a real slot, sorted by example; the device works on a batch while the host reads the one before.
@@ -36,14 +40,14 @@ class Evaluator:
         Raises:
             Interrupted: `stop` came true.
         """
-        put = lambda batch: self.parts.strategy.put(batch, 1)  # noqa: E731
+        put, constant = lambda batch: self.parts.strategy.put(batch, 1), self.constant | self.vectors(trained)  # noqa: E731
         found: list[Any] = []
         pending = None
         batches = ahead(feed.batches(None, 0), put)
         for batch in tqdm(batches, title, feed.count(None, 0), leave=False, disable=None):
             if stop():
                 raise Interrupted
-            running = self.program(trained, self.constant, batch)
+            running = self.program(trained, constant, batch)
             if pending is not None:
                 found.append(real(self.parts.strategy.fetch(pending)))
             pending = running
@@ -51,6 +55,15 @@ class Evaluator:
         columns = {key: np.concatenate([part[key] for part in found]) for key in found[0]}
         order = np.argsort(columns["example"], kind="stable")
         return {key: x[order] for key, x in columns.items()}
+
+    def vectors(self, trained: Any) -> dict[str, Any]:
+        """The constant that the text encoder, if there is one, makes of all items' texts, on the devices."""
+        if self.reader is None:
+            return {}
+        strategy, count = self.parts.strategy, len(self.parts.texts.texts)
+        items = strategy.put({"row": np.arange(count, dtype="i4")}, 1)
+        found = strategy.fetch(self.reader(trained, self.constant, items))[:count]
+        return strategy.place({VECTORS: np.asarray(found, "f4")})
 
     def measure(self, trained: Any, feed: Feed, stop: Callable[[], bool] = lambda: False,
                 title: str = "") -> tuple[dict[str, Any], Columns]:

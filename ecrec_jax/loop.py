@@ -59,7 +59,7 @@ class Loop:
         """
         with self.checkpoints:
             state = self.restore()
-            self.evaluator = evaluate.Evaluator(self.parts, self.constant)
+            self.evaluator = evaluate.Evaluator(self.parts, self.constant, training=True)
             step = self.compiled()
             while self.progress.epoch < self.epochs() and not self.exhausted():
                 state = self.epoch(step, state)

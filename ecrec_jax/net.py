@@ -19,8 +19,11 @@ class Net(nnx.Module):
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None) -> Any:
         """Outputs at the slots; without noise there is no dropout."""
         slot = batch["slot"] if getattr(self.head, "at_slots", False) else None
-        hidden = named("model", self.model, batch, noise, strategy, slot)
-        return named("head", self.head, hidden, batch, self.model, noise)
+        model = self.model
+        if noise is not None and getattr(model, "text_encoder", None) is not None:
+            model = named("texts", model.reading, batch, noise)
+        hidden = named("model", model, batch, noise, strategy, slot)
+        return named("head", self.head, hidden, batch, model, noise)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,3 +78,15 @@ def make_columns(
         return strategy.gather(found | {key: batch[key] for key in ("label", "weight", "example")})
 
     return columns
+
+
+def make_reader(graph: Graph, peft: Peft, strategy: Strategy) -> Callable[[Parameters, Parameters, Batch], Any]:
+    """The vectors that a model's text encoder makes of the items in `row`, (trained, constant, Batch) -> f[N,F], no dropout."""
+
+    def vectors(trained: Parameters, constant: Parameters, batch: Batch) -> Any:
+        def of(whole: tuple[Parameters, Parameters], rows: Batch) -> Any:
+            return graph.net(strategy.use(peft.merge(*whole))).model.encode(rows["row"], None)
+
+        return strategy.gather(strategy.divide(of, graph.dtype)((trained, constant), batch))
+
+    return vectors

@@ -5,7 +5,6 @@ if __name__ == "__main__":
 
     huge_pages()
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from ecrec_jax import pretrained, section
-from ecrec_jax.data import pack, read, tokenise, vectors
-from ecrec_jax.data.clean import clean
+from ecrec_jax.data import catalogue, pack, read, tokenise, vectors
 from ecrec_jax.head.embed import Embed
 from ecrec_jax.net import Net, split
 from ecrec_jax.types import InputError
@@ -43,19 +41,11 @@ def main(config: dict[str, Any]) -> None:
     if output.suffix != ".parquet":
         raise InputError(f"output: {output} must end in .parquet")
     table = read.read(read.locate(asked["input"], ".", "input"))
-    items, counts = read.column(table, asked["item_column"], "item_column"), Counter()
-    parts = [[clean(cell, counts) for cell in read.column(table, name, "columns")] for name in asked["columns"]]
-    texts = [". ".join(filter(None, row)) for row in zip(*parts, strict=True)]
-    known: dict[str | None, int] = {}
-    for i, (item, text) in enumerate(zip(items, texts, strict=True)):
-        if not item or not text:
-            raise InputError(f"{table.where(i)}: {f'item {item} has no text' if item else 'a text without item'}")
-        if known.setdefault(item, i) != i:
-            raise InputError(f"{table.where(i)}: item {item} has a text on {table.place[known[item]]} already")
-    found, cut = encoded(texts, asked["checkpoint"], asked["max_length"], asked["batch_size"], asked["pooling"])
+    known = catalogue.texts(table, asked["item_column"], asked["columns"], "columns")
+    found, cut = encoded(list(known.values()), asked["checkpoint"], asked["max_length"], asked["batch_size"], asked["pooling"])
     output.parent.mkdir(parents=True, exist_ok=True)
-    vectors.write(output, items, found)
-    print(f"{len(items)} vectors of {found.shape[1]} numbers, {cut} texts truncated to {asked['max_length']} tokens; written to "
+    vectors.write(output, list(known), found)
+    print(f"{len(known)} vectors of {found.shape[1]} numbers, {cut} texts truncated to {asked['max_length']} tokens; written to "
           f"{output}")
 
 

@@ -129,6 +129,8 @@ def together(config: Mapping[str, Any]) -> None:
         raise InputError("replicas are dealt to the devices of one process, each to one device: choose strategy=jit")
     if config["debug"] in ("nan", "profile"):
         raise InputError(f"debug={config['debug']} looks at the steps of one run: leave replicas null")
+    if config["model"].get("text_encoder"):
+        raise InputError("replicas: a text encoder reads the items of one run at a time; leave replicas or model.text_encoder null")
     if os.environ.get("WANDB_SWEEP_ID") or os.environ.get("WANDB_RUN_ID"):
         raise InputError("replicas: an agent's trial is one run; leave replicas null in a sweep")
 

@@ -101,6 +101,8 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
         print(told(ranked))
     if parts.corpus.vectors is not None:
         vectors.keep(parts.corpus.vectors, folder / build.VECTORS)
+    if parts.texts is not None:
+        parts.texts.save(folder)
     if parts.corpus.fields is not None:
         evaluate.write_json(parts.corpus.fields, folder / build.FIELDS)
     (folder / "tokenizer").mkdir(exist_ok=True)

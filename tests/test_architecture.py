@@ -18,7 +18,7 @@ PURE = ("norm", "block", "lookup", "flash_kernels", "flash", "attention", "produ
         "metrics", "ranking", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
-           "convert", "torch_file", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
+           "convert", "torch_file", "text_encoder", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "lookup", "types"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "lookup", "losses", "metrics", "negatives", "ranking", "types"}}

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ecrec_jax.data import read
+from ecrec_jax.data.clean import clean
 from ecrec_jax.types import InputError
 
 
@@ -51,9 +53,43 @@ def prices(table: read.Table, items: Sequence[str]) -> tuple[tuple[float, ...], 
     return (0.0, *(known.get(item, 0.0) for item in items), 0.0), sum(item not in known for item in items)
 
 
-def digest(known: str, path: Path) -> str:
-    """Of data with this digest and one file more."""
-    return hashlib.sha256(f"{known} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode()).hexdigest()
+def texts(table: read.Table, item_column: str, columns: Sequence[str], key: str) -> dict[str, str]:
+    """The text of every item of a table, cleaned, the columns that `key` names one after the other.
+
+    Raises:
+        InputError: a column isn't there, an item has no text or two, a text no item.
+    """
+    items, counts = read.column(table, item_column, "item_column"), Counter()
+    parts = [[clean(cell, counts) for cell in read.column(table, name, key)] for name in columns]
+    known: dict[str, tuple[int, str]] = {}
+    for i, (item, row) in enumerate(zip(items, zip(*parts, strict=True), strict=True)):
+        text = ". ".join(filter(None, row))
+        if not item or not text:
+            raise InputError(f"{table.where(i)}: {f'item {item} has no text' if item else 'a text without item'}")
+        if known.setdefault(item, (i, text))[0] != i:
+            raise InputError(f"{table.where(i)}: item {item} has a text on {table.place[known[item][0]]} already")
+    return {item: text for item, (_, text) in known.items()}
+
+
+def texts_of(path: Path, columns: Sequence[str], items: Sequence[str]) -> list[str]:
+    """The texts of these items from a table with a column `item`.
+
+    Raises:
+        InputError: as `texts`; an item has none.
+    """
+    known = texts(read.read(path), "item", columns, "data.text_columns")
+    lacking = [item for item in items if item not in known]
+    if lacking:
+        raise InputError(f"data.texts: {path} has no text of item {lacking[0]!r}" +
+                         (f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""))
+    return [known[item] for item in items]
+
+
+def digest(known: str, *paths: Path) -> str:
+    """Of data with this digest and these files more."""
+    for path in paths:
+        known = hashlib.sha256(f"{known} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode()).hexdigest()
+    return known
 
 
 def attributes(path: Path, items: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Catalogue(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Corpus:
     """What `load` found: examples and texts of each split, what the labels are, what happened on the way, and what is known of each
-    token, if these are items, or of the columns, if these are fields."""
+    token, what its text is and how many tokens of it count, if these are items, or of the columns, if these are fields."""
 
     examples: dict[str, list[Example]]
     texts: dict[str, list[str]]
@@ -29,4 +29,5 @@ class Corpus:
     report: dict[str, Any]
     catalogue: Catalogue | None = None
     vectors: Float[np.ndarray, "V F"] | None = None
+    item_texts: tuple[list[str], int] | None = None
     fields: dict[str, Any] | None = None

@@ -1,13 +1,14 @@
 """Who had what, and when, from the text files of recommender papers."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ecrec_jax.data.clean import codes
 from ecrec_jax.data.read import decode
 from ecrec_jax.types import InputError
 
@@ -24,6 +25,22 @@ class Events(NamedTuple):
     digest: str
     type: Int[np.ndarray, "E"]
     types: list[str]
+
+
+def numbered(user: list[Any], item: list[Any], time: Float[np.ndarray, "E"], kind: list[Any] | None, digest: str,
+             where: Callable[[int], str]) -> Events:
+    """Events from their columns, of equal times those first that come first.
+
+    Raises:
+        InputError: a cell is empty; `where` says in which line.
+    """
+    (user, users), (item, items) = codes(user), codes(item)
+    kind, kinds = codes(kind) if kind is not None else (np.zeros(len(user), int), [])
+    for key, names, code in (("user", users, user), ("item", items, item), ("type", kinds, kind)):
+        if "" in names:
+            raise InputError(f"{where(int(np.argmax(code == names.index(''))))}: an event without {key}")
+    order = np.lexsort((time, user))
+    return Events(user[order], item[order], time[order], users, items, digest, kind[order], kinds)
 
 
 def of_text(path: Path, format: str, sha256: str | None) -> tuple[list[str], list[str], str]:

@@ -1,6 +1,7 @@
 """Histories of users as sequences of items, from text files of recommender papers or a table of events."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,9 +10,8 @@ from jaxtyping import Bool, Int
 from ecrec_jax.data import catalogue, file, holdout, read, split
 from ecrec_jax.data import vectors as vectors_of
 from ecrec_jax.data.behaviour import times
-from ecrec_jax.data.clean import codes
 from ecrec_jax.data.corpus import Catalogue, Corpus
-from ecrec_jax.data.interactions import Events, of_text, targets
+from ecrec_jax.data.interactions import Events, numbered, of_text, targets
 from ecrec_jax.data.split import SPLITS
 from ecrec_jax.types import Example, InputError
 
@@ -31,6 +31,7 @@ class Sequences:
     them last is tested, which asks what a model can say of items it has never seen.
 
     `type_column`, of a table: what kind of event it was (view, cart, purchase …), which models are told with every item.
+    `texts`: a table with a column item and the `text_columns`, for models that train an encoder of them; `text_length` tokens each.
     `attributes`: a JSON file {item: [attribute, …]}. `prefixes`: each beginning of a training history is one too.
     `target_types`: such events alone are labels in training and asked for, and their items alone are what a user had.
     """
@@ -62,6 +63,9 @@ class Sequences:
     target_types: list[str] | None = None
     attributes: str | None = None
     prefixes: bool = False
+    texts: str | None = None
+    text_columns: Sequence[str] = ("text",)
+    text_length: int = 32
 
     def __post_init__(self):
         if self.path is None:
@@ -84,7 +88,7 @@ class Sequences:
             raise InputError("data.target_types needs data.type_column, which says what they are, and data.split=leave_one_out")
         if not 0 <= self.new_items < 1:
             raise InputError(f"data.new_items {self.new_items} must be 0 or more, below 1")
-        for name, least in (("max_length", 2), ("batch_size", 1), ("limit", 1), ("valid_users", 1), ("last", 1),
+        for name, least in (("max_length", 2), ("batch_size", 1), ("text_length", 3), ("limit", 1), ("valid_users", 1), ("last", 1),
                             ("split_seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -108,14 +112,7 @@ class Sequences:
             kind, time = None, np.zeros(len(user))
         if not user:
             raise InputError(f"{path}: no rows")
-        (user, users), (item, items) = codes(user), codes(item)
-        kind, kinds = codes(kind) if kind is not None else (np.zeros(len(user), int), [])
-        for key, names, code in (("user", users, user), ("item", items, item), ("type", kinds, kind)):
-            if "" in names:
-                where = table.where(int(np.argmax(code == names.index("")))) if self.format == "table" else str(path)
-                raise InputError(f"{where}: an event without {key}")
-        order = np.lexsort((time, user))
-        return Events(user[order], item[order], time[order], users, items, digest, kind[order], kinds)
+        return numbered(user, item, time, kind, digest, lambda i: table.where(i) if self.format == "table" else str(path))
 
     def load(self, tokenizer: str, max_length: int) -> Corpus:
         """Read and split; histories keep their last `max_length` items. There is no tokenizer.
@@ -156,16 +153,18 @@ class Sequences:
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
                    "split": self.told(new),
                    "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
-        if self.attributes is not None:
-            path = read.locate(self.attributes, self.root, "data.attributes")
-            facts |= catalogue.attributes(path, events.items) | {"history_items": tuple(np.concatenate(trained).tolist())}
-            events = events._replace(digest=catalogue.digest(events.digest, path))
-        if self.items is not None:
-            known, lacking = catalogue.known(read.locate(self.items, self.root, "data.items"), events.items)
+        files = {"attributes": self.attributes, "items": self.items, "vectors": self.vectors, "texts": self.texts}
+        given = {name: path and read.locate(path, self.root, f"data.{name}") for name, path in files.items()}
+        if given["attributes"]:
+            facts |= catalogue.attributes(given["attributes"], events.items)
+            facts["history_items"] = tuple(np.concatenate(trained).tolist())
+        if given["items"]:
+            known, lacking = catalogue.known(given["items"], events.items)
             facts, report = facts | known, report | lacking
-        where = self.vectors and read.locate(self.vectors, self.root, "data.vectors")
-        return Corpus(examples, {name: [] for name in SPLITS}, facts, events.digest, report, Catalogue(events.items, events.users),
-                      where and vectors_of.load(where, events.items))
+        digest = catalogue.digest(events.digest, *filter(None, (given["attributes"], given["texts"])))
+        return Corpus(examples, {name: [] for name in SPLITS}, facts, digest, report, Catalogue(events.items, events.users),
+                      given["vectors"] and vectors_of.load(given["vectors"], events.items),
+                      given["texts"] and (catalogue.texts_of(given["texts"], self.text_columns, events.items), self.text_length))
 
     def told(self, new: tuple[int, ...]) -> str:
         """The split in words."""

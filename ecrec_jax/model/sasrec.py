@@ -1,17 +1,21 @@
 """Self-attention over a user's items: SASRec as published and cleaned, and the gated layers of eSASRec."""
 
+import copy
 import functools
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, initial, linear, named, read
+from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, initial, linear, named, read, scramble
 from ecrec_jax.lookup import lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
+
+TEXTS = 64   # of items, that a text encoder reads at a time
 
 
 class Attention(nnx.Module):
@@ -88,7 +92,8 @@ class Sasrec(nnx.Module):
     """Item and position vectors, `depth` layers of a `form`, layer norm (if `normed`). `scaled`: item vectors times √width, as in
     the original. `glorot`: matrices begin so, `initializer_range` is then the head's alone. `text`: items have vectors of their
     numbers (none), what a dense layer makes of their texts' `vectors` (only, so that new items have one too), or the sum (add);
-    the layer is the whitening of UniSRec (Hou et al. 2022, eq. 2).
+    the layer is the whitening of UniSRec (Hou et al. 2022, eq. 2). Vectors are given and stay, or a `text_encoder` makes them of
+    the items' `texts` (token ids, 0 where there is none) and is trained along.
 
     Raises:
         InputError: a size below 1, a rate outside [0, 1), or a `width` that is no multiple of `heads`.
@@ -97,7 +102,8 @@ class Sasrec(nnx.Module):
     def __init__(self, vocabulary: int, positions: int, width: int, depth: int, heads: int, feed_forward: int, dropout: float,
                  initializer_range: float, norm_epsilon: float, form: Literal["original", "clean", "ligr"], scaled: bool,
                  normed: bool, glorot: bool, causal: bool, text: Literal["none", "only", "add"], rngs: nnx.Rngs,
-                 vectors: Any = None, attention: Literal["auto", "dense", "splash", "flash"] = "auto", types: int | None = None):
+                 vectors: Any = None, attention: Literal["auto", "dense", "splash", "flash"] = "auto", types: int | None = None,
+                 text_encoder: Any = None, texts: Any = None):
         for name, size in (("vocabulary", vocabulary), ("positions", positions), ("width", width), ("depth", depth),
                            ("heads", heads), ("feed_forward", feed_forward)):
             if size < 1:
@@ -107,12 +113,17 @@ class Sasrec(nnx.Module):
         if width % heads:
             raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
         spread = "glorot" if glorot else initializer_range
+        if text == "none" and text_encoder is not None:
+            raise InputError("model.text is none, and model.text_encoder reads texts: set model.text=only, or add")
+        if text_encoder is not None:
+            vectors = np.zeros((len(texts), text_encoder.model.table().shape[1]), "f4")   # until it reads the catalogue
         if text != "none" and vectors is None:
-            raise InputError("model.text reads vectors of items: set data.vectors, or model.text=none")
+            raise InputError("model.text reads vectors of items: set data.vectors, or a model.text_encoder, or model.text=none")
         self.items = embedding(vocabulary, width, spread, rngs) if text != "only" else None
         self.position = embedding(positions, width, spread, rngs)
         self.text = linear(vectors.shape[1], width, spread, rngs) if text != "none" else None
         self.vectors = Constant(jnp.asarray(vectors)) if text != "none" else None
+        self.text_encoder, self.texts = text_encoder, None if text_encoder is None else Constant(jnp.asarray(texts))
         self.layer = nnx.List([Layer(form, width, heads, feed_forward, dropout, spread, norm_epsilon, rngs) for _ in range(depth)])
         self.norm = LayerNorm(width, norm_epsilon) if normed else None
         self.type = embedding(types, width, spread, rngs) if types is not None and types > 1 else None
@@ -147,3 +158,30 @@ class Sasrec(nnx.Module):
             return self.items.embedding[...]
         found = self.text(self.vectors[...])
         return found if self.items is None else found + self.items.embedding[...]
+
+    def encode(self, ids: Int[Array, "N"], noise: Noise | None) -> Float[Array, "N F"]:
+        """What the text encoder makes of these items' texts, `TEXTS` at a time; of ids beyond the last, zeros. The gradient keeps
+        the ids alone and reads their texts again."""
+        count, length = self.texts.shape
+        filled = jnp.pad(ids, (0, -len(ids) % TEXTS), constant_values=count).reshape(-1, TEXTS)
+
+        def some(ids: Int[Array, "M"]) -> Float[Array, "M F"]:
+            tokens = self.texts[...][jnp.minimum(ids, count - 1)]
+            batch = {"tokens": tokens, "segment": (tokens > 0).astype(jnp.int32), "type": jnp.zeros_like(tokens),
+                     "position": jnp.broadcast_to(jnp.arange(length), tokens.shape), "slot": jnp.zeros((len(ids), 1), jnp.int32)}
+            own = None if noise is None else Noise(scramble(noise.seed), ids)   # an item's dropout, whichever rows name it
+            return self.text_encoder(batch, own)[:, 0].astype(self.vectors.dtype)
+
+        none = lambda ids: jnp.zeros((len(ids), self.vectors.shape[1]), self.vectors.dtype)  # noqa: E731
+        tile = lambda ids: jax.lax.cond(ids[0] < count, jax.checkpoint(some), none, ids)  # noqa: E731
+        return jax.lax.map(tile, filled).reshape(filled.size, -1)[: len(ids)]
+
+    def reading(self, batch: Batch, noise: Noise) -> "Sasrec":
+        """This model with the vectors of all items that a batch names as its text encoder makes them, so that the gradient reaches
+        it; the others have none that are worth anything."""
+        asked = jnp.concatenate([batch[key].reshape(-1) for key in ("tokens", "label", "negative") if key in batch])
+        count = len(self.texts)
+        ids = jnp.unique(jnp.where(asked > 0, asked, count), size=min(count, len(asked)), fill_value=count)
+        found = copy.copy(self)
+        found.vectors = Constant(self.vectors[...].at[ids].set(self.encode(ids, noise), mode="drop"))
+        return found

@@ -1,6 +1,7 @@
 """AdamW with warm-up, decay of the rate, and clipping."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,7 +26,8 @@ def clipped(gradient: Parameters, most: Any) -> Parameters:
 class Adamw:
     """AdamW (Loshchilov & Hutter 2019, alg. 2). `warmup` is a share of all steps; `clip` the largest global norm of a
     gradient (null: none); `decay` and `no_decay` are regular expressions on parameter paths that cover every one. Each layer
-    learns at `layer_decay` times the rate of the one above it (Howard & Ruder 2018, §3.2), the embeddings below them all."""
+    learns at `layer_decay` times the rate of the one above it (Howard & Ruder 2018, §3.2), the embeddings below them all.
+    `rate_of`: the share of the rate that parameters learn at besides, by regular expressions on their paths."""
 
     learning_rate: float
     weight_decay: float
@@ -39,6 +41,7 @@ class Adamw:
     decay: list[str]
     no_decay: list[str]
     steps: int
+    rate_of: dict[str, float] | None = None
     leaves = ("learning_rate", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "clip")   # in the state: replicas may differ
 
     def __post_init__(self):
@@ -47,6 +50,9 @@ class Adamw:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}, must be 0 or more, below 1")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"optimizer.layer_decay is {self.layer_decay}, must be above 0 and at most 1")
+        for pattern, share in (self.rate_of or {}).items():
+            if not 0 <= share < math.inf:
+                raise InputError(f"optimizer.rate_of: the share {share} of {pattern!r} must be 0 or more")
         for name in ("learning_rate", "weight_decay", "epsilon", "clip"):
             if (getattr(self, name) or 0) < 0 or (name == "clip" and self.clip == 0):
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}, must not be negative")
@@ -67,7 +73,8 @@ class Adamw:
         found = {path: re.search(r"\.layer\.(\d+)\.", path) for path in paths}
         depth = 1 + max((int(hit[1]) for hit in found.values() if hit), default=-1)
         below = {path: depth - int(hit[1]) if hit else (depth + 1) * ("embeddings." in path) for path, hit in found.items()}
-        return {path: self.layer_decay ** below[path] for path in paths}
+        own = lambda path: math.prod(x for pattern, x in (self.rate_of or {}).items() if re.search(pattern, path))  # noqa: E731
+        return {path: own(path) * self.layer_decay ** below[path] for path in paths}
 
     def transformation(self, paths: Sequence[str]) -> optax.GradientTransformation:
         """The chain for these parameters; its numbers are leaves of the state, so that replicas may differ in them."""

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ecrec_jax.build import Parts
+from ecrec_jax.text_encoder import PREFIX
 from ecrec_jax.types import Batch
 
 TABLES = ("model.embeddings.word_embeddings.embedding", "model.items.embedding")
@@ -22,7 +23,7 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     used slot (pooler, head, tied table) is multiplied with and n runs over the segments. A frozen matrix counts 4, not 6:
     nothing is computed for its own gradient. Tables that are only looked up count nothing, padding neither; of a table that
     negatives are sampled of, the label's row and theirs count. Where a head reads the slots alone, so does the last layer, but for
-    its keys and values: its n² are a segment's used slots times its tokens.
+    its keys and values: its n² are a segment's used slots times its tokens. A text encoder reads each distinct item once.
 
     Source: Kaplan et al. 2020, §2.1 (6·N a token); attention: 2 products of 2·n²·D each, and twice that backwards.
     """
@@ -41,11 +42,25 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     counts = np.stack([np.bincount(row, minlength=segment.max() + 1) for row in segment])
     sizes = np.take_along_axis(counts, segment, 1) * (segment > 0)   # of each token's segment
     asking = np.take_along_axis(sizes, np.asarray(batch["slot"]), 1) * used
-    widths = {path: x.shape[-1] for path, x in parts.parameters.items() if path.endswith(QUERY)}
+    widths = {path: x.shape[-1] for path, x in parts.parameters.items()
+              if path.endswith(QUERY) and not path.startswith(PREFIX)}
     attention = 12.0 * sum(width * float((asking if last and path.startswith(last) else sizes).sum())
                            for path, width in widths.items())
     tokens, slots = int((segment > 0).sum()), int(used.sum())
-    return (cost[True] * tokens + cost[False] * slots + attention) / rows
+    return (cost[True] * tokens + cost[False] * slots + attention + of_texts(parts, batch)) / rows
+
+
+def of_texts(parts: Parts, batch: Batch) -> float:
+    """FLOPs of reading the texts of all items that a batch names, each once; a second time for the gradient doesn't count."""
+    if parts.texts is None:
+        return 0.0
+    named = np.unique(np.concatenate([np.ravel(batch[key]) for key in ("tokens", "label", "negative") if key in batch]))
+    sizes = (parts.texts.texts[named[named > 0]] > 0).sum(1)
+    trained, _ = parts.peft.split(parts.parameters)
+    own = {path: x for path, x in parts.parameters.items() if path.startswith(PREFIX)}
+    dense = sum((6 if path in trained else 4) * float(x.size) for path, x in own.items() if path.endswith(".kernel"))
+    attention = 12.0 * sum(x.shape[-1] for path, x in own.items() if path.endswith(QUERY))
+    return dense * float(sizes.sum()) + attention * float((sizes.astype(float) ** 2).sum())
 
 
 def scored(parts: Parts, batch: Batch) -> float:
@@ -60,7 +75,7 @@ def last_layer(parts: Parts) -> str | None:
     found: list[bool] = []
     jax.eval_shape(lambda given: found.append(getattr(parts.graph.net(given).head, "at_slots", False)),
                    parts.parameters | parts.constants)
-    layers = [path for path in parts.parameters if path.endswith(QUERY)]
+    layers = [path for path in parts.parameters if path.endswith(QUERY) and not path.startswith(PREFIX)]
     if not found[0] or not layers:
         return None
     return re.match(r".*\.\d+\.", max(layers, key=lambda path: int(re.search(r"\.(\d+)\.", path)[1])))[0]
@@ -68,7 +83,8 @@ def last_layer(parts: Parts) -> str | None:
 
 def matrices(parts: Parts) -> dict[str, Any]:
     """The parameters that something is multiplied with: kernels, and the table of words or items that the head reads."""
-    found = {path: x for path, x in parts.parameters.items() if path.endswith(".kernel") or path == "head.decoder.embedding"}
+    found = {path: x for path, x in parts.parameters.items()
+             if (path.endswith(".kernel") or path == "head.decoder.embedding") and not path.startswith(PREFIX)}
     if parts.task.target in OVER_TABLES and not any(path.startswith("head.decoder.") for path in found):
         found |= {path: x for path, x in parts.parameters.items() if path in TABLES}
     return found
