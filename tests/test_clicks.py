@@ -154,7 +154,7 @@ def test_history_is_of_strictly_earlier_rows():
             earlier = [j for j in range(60) if cells[j] == cells[i] and time[j] < time[i]]
             assert np.isclose(found[f"{name}_shown"][i], np.log1p(len(earlier)))
             assert np.isclose(found[f"{name}_rate"][i], (clicked[earlier].sum() + 1) / (len(earlier) + 2))
-    assert set(history.ITEM) < set(found)
+    assert set(history.ITEM) < set(found | history.since({"user": user, "item": item}, time))
     later = history.now(history.totals({"user": user}, clicked), {"user": [user[0], "nobody"]})
     mine = [j for j in range(60) if user[j] == user[0]]
     assert np.allclose(later["user_shown"], np.log1p([len(mine), 0]))
@@ -280,20 +280,20 @@ def predicted(folder):
     return found["score/click"].to_numpy()
 
 
-def expected(folder, rows, new):
+def expected(folder, rows, new, **keys):
     """The same from the log with the new rows at its end, as a test split, by the run's weights."""
     end = [f"{user},{item},1000,{price},0" for user, item, price in (x.split(",") for x in new)]   # at one moment
     (folder / "both.csv").write_text("user,item,time,price,click\n" + "\n".join(rows + end) + "\n")
     made = build.rebuild(*saved.opened(str(folder / "run")))
     kept = json.loads((folder / "run" / build.FIELDS).read_text())
-    corpus = loaded(folder, path=f"{folder}/both.csv", valid_fraction=0.3, test_fraction=20 / 320)
+    corpus = loaded(folder, path=f"{folder}/both.csv", valid_fraction=0.3, test_fraction=20 / 320, **keys)
     scale = {name: (kept["columns"][name], corpus.fields["columns"][name]) for name in kept["columns"]}
     some = []
     for e in corpus.examples["test"]:   # numbers are normalised by another training split here
         value = e.value.copy()
         for at, k in enumerate(e.type):
             mine, theirs = scale[list(scale)[k]]
-            if mine["kind"] in ("number", "count"):
+            if mine["kind"] in ("number", "count") and value[at] != 0:   # else there was no number
                 value[at] = (value[at] * theirs["spread"] + theirs["mean"] - mine["mean"]) / mine["spread"]
         some.append(e._replace(value=value))
     batch = batch_of(made, some, 16)
@@ -302,13 +302,53 @@ def expected(folder, rows, new):
     return np.asarray(chance)[used][np.argsort(batch["example"][used])]
 
 
-def test_a_run_from_end_to_end(folder, capsys):
+def log_of(folder):
+    """(300 rows, what a command is told of them)."""
     rng = np.random.default_rng(0)
     rows = [f"u{rng.integers(9)},{rng.integers(1, 4)},{i},{rng.integers(1, 9)},{int(rng.random() < 0.5)}" for i in range(300)]
     (folder / "shown.csv").write_text("user,item,time,price,click\n" + "\n".join(rows) + "\n")
     given = section_of(folder)
     told = [f"data.{key}={str(given[key]).replace(chr(39), '')}" for key in ("path", "tables", "fields", "item_fields")]
-    common = ["experiment=click", "data=clicks", *told, "tracker=[jsonl]"]
+    return rows, ["experiment=click", "data=clicks", *told, "tracker=[jsonl]"]
+
+
+def test_new_rows_know_the_past_of_the_log(folder, capsys):
+    """How long ago, and whether texts match, as if they stood at its end; what comes too early or by other vectors is refused."""
+    rows, common = log_of(folder)
+    vectors.write(folder / "v.parquet", list("0123"), np.random.default_rng(1).normal(size=(4, 5)))
+    words = ["data.recency=true", f"data.vectors={folder}/v.parquet"]
+    assert call("train", *common, *words, "steps=3", "model=dcnv2", f"run_dir={folder}/run") == 0
+    new = [f"u{k % 11},{k % 4},{k}" for k in range(20)]   # two users and an item are new
+    predict = ["predict", f"run_dir={folder}/run", f"input={folder}/new.csv", f"output={folder}/out.csv"]
+    lines = [",".join((*x.split(","), "1000")) for x in new]
+    (folder / "new.csv").write_text("user,item,price,time\n" + "\n".join(lines) + "\n")
+    assert call(*predict) == 0, capsys.readouterr().err
+    found = predicted(folder)
+    assert found == pytest.approx(expected(folder, rows, new, recency=True, vectors=f"{folder}/v.parquet"), abs=1e-5)
+    (folder / "new.csv").write_text("user,item,price,time\nu1,1,3,5\n")
+    assert call(*predict) == 2 and "line 2: a time before the last one of its user" in capsys.readouterr().err
+    (folder / "new.csv").write_text("user,item,price\nu1,1,3\n")
+    assert call(*predict) == 2 and "data.time_column" in capsys.readouterr().err
+    vectors.write(folder / "v.parquet", list("0123"), np.eye(4))
+    (folder / "new.csv").write_text("user,item,price,time\nu1,1,3,1000\n")
+    assert call(*predict) == 2 and "is another file than the one that the run was trained with" in capsys.readouterr().err
+
+
+def test_how_long_ago(folder):
+    """Of a user and of an item, by the definition; rows of one moment don't know each other."""
+    sides = {"user": ["a", "a", "b", "a", "a", "b"], "item": ["1", "2", "1", "1", "1", "2"]}
+    time = np.array([1.0, 3, 3, 7, 7, 8])
+    found = history.since(sides, time)
+    for name, cells in sides.items():
+        for i, (cell, at) in enumerate(zip(cells, time, strict=True)):
+            past = [t for c, t in zip(cells, time, strict=True) if c == cell and t < at]
+            wanted = np.log1p(at - max(past)) if past else np.nan
+            assert np.isclose(found[f"{name}_since"][i], wanted, equal_nan=True)
+    assert loaded(folder, recency=True).report["fields"][-2:] == ["user_since", "item_since"]
+
+
+def test_a_run_from_end_to_end(folder, capsys):
+    rows, common = log_of(folder)
     assert call("train", *common, "steps=3", "model=dcnv2", f"run_dir={folder}/run") == 0
     assert call("evaluate", f"run_dir={folder}/run") == 0
     assert call("baseline", *common, "baseline=linear", f"run_dir={folder}/linear") == 0

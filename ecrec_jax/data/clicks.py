@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ecrec_jax.data import file, history, read, vectors
-from ecrec_jax.data.behaviour import times
-from ecrec_jax.data.clean import codes
+from ecrec_jax.data import file, history, read
+from ecrec_jax.data.behaviour import clock
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.fields import KINDS, Column, Field, lay, learn, learn_numbers
+from ecrec_jax.data.past import Past
 from ecrec_jax.data.split import SPLITS, check, draw, number, share
 from ecrec_jax.types import Example, InputError
 
@@ -27,8 +27,9 @@ class Clicks:
 
     Each value of a category in the training split with `min_count` rows is a token, every field has one for all others; a number
     is its field's token with a value, less the mean and over the spread of the training split, 0 where it is absent. The values
-    of a list share 1. `history`: four numbers more, of the rows strictly before, see `data.history`. `vectors`: a file of
-    `experiments.encode`, for one number more, how the item's text matches those of what its user took before.
+    of a list share 1. `history`: four numbers more, of the rows strictly before, see `data.history`; `recency`: two more, how
+    long ago the last of them was. `vectors`: a file of `experiments.encode`, for one number more, how the item's text matches those
+    of what its user took before.
 
     `target` class: a click where the label is at least `label_at`; number: the label itself. `split`: time (the last shares of the
     rows validate and test, equal times stay together) or random (drawn by `split_seed`, stratified by label).
@@ -63,6 +64,7 @@ class Clicks:
     row_length: int | None
     batch_size: int
     limit: int | None
+    recency: bool = False
 
     def __post_init__(self):
         check(self)
@@ -90,7 +92,7 @@ class Clicks:
         raw = read.column(table, self.label_column, "data.label_column")
         label = np.array([number(x or "", table.where(i)) for i, x in enumerate(raw)])
         clicked = label >= self.label_at
-        time = times(table, self.time_column, self.time_format, np.arange(count))
+        time = clock(table, self.time_column, self.time_format, np.arange(count))
         split = self.splits(time, clicked)
         if not (split == 0).any():
             raise InputError(f"{table.path}: data.split={self.split} leaves no row to train on")
@@ -99,7 +101,8 @@ class Clicks:
         kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, place(table, name))
                 for name, kind in self.fields.items()}
         found = self.cells(table, columns, kept)
-        for name, values in self.before(table, time, clicked).items():
+        past, sides = self.past(), self.sides(table)
+        for name, values in past.before(sides, time, clicked).items():
             kept[name] = learn_numbers("number", values, split == 0)
             found.append(kept[name].scaled(values))
         names = list(kept)
@@ -115,8 +118,7 @@ class Clicks:
             else {"center": float(trained.mean()), "scale": float(trained.std()) or 1.0}
         report = {"rows": count, **{name: len(some) for name, some in members.items()}, "fields": names, "tokens": vocabulary,
                   "clicks": {name: float(clicked[some].mean()) if some else None for name, some in members.items()}}
-        sides = self.sides(table) if self.history else {}
-        known = {"columns": {name: column._asdict() for name, column in kept.items()}, "history": history.totals(sides, clicked)}
+        known = {"columns": {name: column._asdict() for name, column in kept.items()}} | past.kept(sides, time, clicked)
         return Corpus({name: [rows.example(i, targets[i]) for i in some] for name, some in members.items()},
                       {name: self.texts(columns, some) for name, some in members.items()}, facts, digest, report, fields=known)
 
@@ -124,15 +126,14 @@ class Clicks:
         """(the rows of another table without labels, what they say), by what a run has `known`: its log lies before all of them.
 
         Raises:
-            InputError: a column or cell that can't be used, or a number is asked for that a run doesn't keep.
+            InputError: a column or cell that can't be used, an earlier time, or other vectors than those of the run.
         """
-        if self.vectors is not None:
-            raise InputError("data.vectors: what users took before is not kept with a run, so texts of new rows can't be matched")
         columns, _ = self.joined(table)
         kept = {name: Column(**column) for name, column in known["columns"].items()}
         found = self.cells(table, columns, {name: kept[name] for name in self.fields})
-        sides = self.sides(table) if self.history else {}
-        found += [kept[name].scaled(values) for name, values in history.now(known["history"], sides).items()]
+        time = clock(table, self.time_column, self.time_format, np.arange(len(table.place))) if self.recency else None
+        numbers = self.past().after(known, self.sides(table), time, table.where)
+        found += [kept[name].scaled(values) for name, values in numbers.items()]
         rows, _ = lay(found, len(table.place), min(max_length, self.max_length))
         return [rows.example(i, 0) for i in range(len(table.place))], self.texts(columns, range(len(table.place)))
 
@@ -144,8 +145,14 @@ class Clicks:
         """What rows say, for a reader."""
         return [" ".join(f"{name}={columns[name][i] or ''}" for name in self.fields) for i in rows]
 
+    def past(self) -> Past:
+        """Which numbers the rows before make."""
+        return Past(self.history, self.recency, self.vectors and read.locate(self.vectors, self.root, "data.vectors"))
+
     def sides(self, table: read.Table) -> dict[str, list[str | None]]:
-        """Users and items of the rows."""
+        """Users and items of the rows, where something is made of them."""
+        if not (self.history or self.recency or self.vectors):
+            return {}
         return {side: read.column(table, column, f"data.{side}_column")
                 for side, column in (("user", self.user_column), ("item", self.item_column))}
 
@@ -156,17 +163,6 @@ class Clicks:
             if name not in columns:
                 raise InputError(f"data.fields: no file has a column {name!r}; there are {', '.join(columns)}")
         return columns, digest
-
-    def before(self, table: read.Table, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]
-               ) -> dict[str, Float[np.ndarray, "R"]]:
-        """Numbers made of the rows before."""
-        sides = self.sides(table) if self.history or self.vectors else {}
-        found = history.before(sides, time, clicked) if self.history else {}
-        if self.vectors is not None:
-            item, names = codes(sides["item"])
-            known = vectors.load(read.locate(self.vectors, self.root, "data.vectors"), names)[1:]
-            found["text_match"] = history.match(sides["user"], time, clicked, item, known)
-        return found
 
     def splits(self, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
         """0: train, 1: valid, 2: test."""

@@ -1,14 +1,20 @@
-"""What was known of a user and of an item when it was shown: counts, and whether texts match."""
+"""What was known of a user and of an item when it was shown: counts, how long ago, and whether texts match."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.data.clean import codes
+from ecrec_jax.types import InputError
 
-ITEM = ("item_shown", "item_rate")   # of the numbers below, those that describe the item
+ITEM = ("item_shown", "item_rate", "item_since")   # of the numbers below, those that describe the item
+
+
+def text(cell: str | None) -> str:
+    """A cell as names are told apart by."""
+    return (cell or "").strip()
 
 
 def before(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]
@@ -30,6 +36,44 @@ def numbers(name: str, shown: Int[np.ndarray, "R"], clicks: Int[np.ndarray, "R"]
     return {f"{name}_shown": np.log1p(shown), f"{name}_rate": (clicks + 1) / (shown + 2)}
 
 
+def since(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"]) -> dict[str, Float[np.ndarray, "R"]]:
+    """NAME_since = log(1 + the time since the last earlier row of the same user, or item); not a number where there is none."""
+    found = {}
+    for name, cells in sides.items():
+        order, begins, now = moments(codes(cells)[0], time)
+        gap = np.where(now > begins, time[order] - time[order][np.maximum(now - 1, 0)], np.nan)
+        found[f"{name}_since"] = np.log1p(gap)[np.argsort(order)]
+    return found
+
+
+def last(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"]) -> dict[str, dict[str, float]]:
+    """{side: {user or item: the time of its last row}} of a whole log."""
+    found = {}
+    for name, cells in sides.items():
+        code, texts = codes(cells)
+        latest = np.full(len(texts), -np.inf)
+        np.maximum.at(latest, code, time)
+        found[name] = dict(zip(texts, latest.tolist(), strict=True))
+    return found
+
+
+def since_last(known: Mapping[str, Mapping[str, float]], sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"],
+               where: Callable[[int], str]) -> dict[str, Float[np.ndarray, "R"]]:
+    """`since` for rows that come after all those of `last`.
+
+    Raises:
+        InputError: a row comes earlier.
+    """
+    found = {}
+    for name, cells in sides.items():
+        gap = time - np.array([known[name].get(text(cell), np.nan) for cell in cells])
+        if (gap < 0).any():
+            raise InputError(f"{where(int(np.argmax(gap < 0)))}: a time before the last one of its {name} in the log of the run; "
+                             "new rows must come after all of that")
+        found[f"{name}_since"] = np.log1p(gap)
+    return found
+
+
 def totals(sides: Mapping[str, Sequence[str | None]], clicked: Bool[np.ndarray, "R"]) -> dict[str, dict[str, list[int]]]:
     """{side: {user or item: [rows, clicks]}} of a whole log."""
     found = {}
@@ -45,7 +89,7 @@ def now(known: Mapping[str, Mapping[str, list[int]]], sides: Mapping[str, Sequen
     """The numbers of rows that come after all those of `totals`."""
     found = {}
     for name, cells in sides.items():
-        both = np.array([known[name].get((cell or "").strip(), [0, 0]) for cell in cells]).T
+        both = np.array([known[name].get(text(cell), [0, 0]) for cell in cells]).T
         found |= numbers(name, *both)
     return found
 
@@ -70,6 +114,28 @@ def match(users: Sequence[str | None], time: Float[np.ndarray, "R"], clicked: Bo
         rows = order[first:end]
         own = vectors[item[rows]].astype("f8")
         taken = np.concatenate([np.zeros((1, own.shape[1])), np.cumsum(own * clicked[rows, None], 0)])[now[first:end] - first]
-        size = np.sqrt((taken**2).sum(1) * (own**2).sum(1))
-        found[rows] = np.where(size > 0, (taken * own).sum(1) / np.where(size > 0, size, 1), np.nan)
+        found[rows] = cosine(taken, own)
     return found
+
+
+def cosine(a: Float[np.ndarray, "R F"], b: Float[np.ndarray, "R F"]) -> Float[np.ndarray, "R"]:
+    """Row by row, not a number where one is zero."""
+    size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return np.where(size > 0, (a * b).sum(1) / np.where(size > 0, size, 1), np.nan)
+
+
+def taken(users: Sequence[str | None], clicked: Bool[np.ndarray, "R"], items: Sequence[str | None]) -> dict[str, list[str]]:
+    """{user: the items that it took} of a whole log."""
+    found: dict[str, list[str]] = {}
+    for user, click, item in zip(users, clicked, items, strict=True):
+        if click:
+            found.setdefault(text(user), []).append(text(item))
+    return found
+
+
+def match_all(known: Mapping[str, Sequence[str]], users: Sequence[str | None], items: Sequence[str | None],
+              vectors: Mapping[str, Float[np.ndarray, "F"]]) -> Float[np.ndarray, "R"]:
+    """`match` for rows that come after all those of `taken`, with the vectors of all items in question."""
+    none = np.zeros(len(next(iter(vectors.values()))))
+    sums = {user: sum((vectors[item].astype("f8") for item in known.get(user, ())), none) for user in set(map(text, users))}
+    return cosine(np.array([sums[text(user)] for user in users]), np.array([vectors[text(item)].astype("f8") for item in items]))

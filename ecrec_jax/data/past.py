@@ -1,0 +1,68 @@
+"""What a log says of the past of every row, and after its end, of rows to come."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ecrec_jax.data import history, vectors
+from ecrec_jax.data.clean import codes
+from ecrec_jax.types import InputError
+
+Sides = Mapping[str, Sequence[str | None]]   # user and item of every row
+Numbers = dict[str, Float[np.ndarray, "R"]]  # by their names
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """Which numbers are made: counts (`history`), how long ago (`recency`), whether texts match (by a file of `vectors`)."""
+
+    history: bool
+    recency: bool
+    vectors: Path | None
+
+    def before(self, sides: Sides, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]) -> Numbers:
+        """Of every row, by the rows strictly before it."""
+        found = history.before(sides, time, clicked) if self.history else {}
+        found |= history.since(sides, time) if self.recency else {}
+        if self.vectors is not None:
+            item, names = codes(sides["item"])
+            found["text_match"] = history.match(sides["user"], time, clicked, item, vectors.load(self.vectors, names)[1:])
+        return found
+
+    def kept(self, sides: Sides, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]) -> dict[str, Any]:
+        """What `after` needs of a whole log, as JSON has it."""
+        found: dict[str, Any] = {"history": history.totals(sides if self.history else {}, clicked)}
+        if self.recency:
+            found["last"] = history.last(sides, time)
+        if self.vectors is not None:
+            found |= {"taken": history.taken(sides["user"], clicked, sides["item"]), "vectors": digest(self.vectors)}
+        return found
+
+    def after(self, known: Mapping[str, Any], sides: Sides, time: Float[np.ndarray, "R"] | None, where: Callable[[int], str]
+              ) -> Numbers:
+        """Of rows that come after all those that are `known`; `time` where how long ago is asked for.
+
+        Raises:
+            InputError: a row is earlier, the vectors are others, or an item has none.
+        """
+        found = history.now(known["history"], sides) if self.history else {}
+        if self.recency:
+            found |= history.since_last(known["last"], sides, time, where)
+        if self.vectors is not None:
+            if digest(self.vectors) != known["vectors"]:
+                raise InputError(f"data.vectors: {self.vectors} is another file than the one that the run was trained with")
+            taken = known["taken"]
+            names = sorted({x for some in taken.values() for x in some} | set(map(history.text, sides["item"])))
+            vector = dict(zip(names, vectors.load(self.vectors, names)[1:], strict=False))
+            found["text_match"] = history.match_all(taken, sides["user"], sides["item"], vector)
+        return found
+
+
+def digest(path: Path) -> str:
+    """A file's sha256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
