@@ -222,13 +222,13 @@ def test_who_had_nearly_all_gets_a_short_list(tmp_path):
 def test_a_split_in_time():
     """Ten events; half of them until 4, eight until 7. The first user has its last event at 3, the second one begins after 7."""
     times = [np.array([0.0, 1, 3]), np.array([8.0, 9]), np.array([2.0, 4, 5, 6, 7])]
-    parts = holdout.by_time(times, [0.5, 0.8])
+    parts = holdout.by_time(times, [0.5, 0.8], [np.ones(len(time), bool) for time in times])
     assert {name: part.end.tolist() for name, part in parts.items()} == {"train": [3, 0, 2], "valid": [0, 0, 3], "test": [0, 1, 0]}
     holdout.check(parts, times)
 
 
 def test_a_split_of_users():
-    ends = {name: part.end for name, part in holdout.by_users(np.full(200, 5), [0.8, 0.9], 0).items()}
+    ends = {name: part.end for name, part in holdout.by_users([np.ones(5, bool)] * 200, [0.8, 0.9], 0).items()}
     assert [int((end > 0).sum()) for end in ends.values()] == [160, 20, 20]
     assert (sum((end > 0).astype(int) for end in ends.values()) == 1).all()
 

@@ -51,7 +51,7 @@ def test_what_is_asked_after_a_moment(last):
     """Of random histories: all before the first moment is trained on; asked is what comes next, up to `last` of it."""
     rng = np.random.default_rng(0)
     times = [np.sort(rng.integers(0, 50, n).astype(float)) for n in rng.integers(1, 15, 40)]
-    parts = holdout.by_time(times, [0.5, 0.8], last)
+    parts = holdout.by_time(times, [0.5, 0.8], [np.ones(len(time), bool) for time in times], last)
     first, second = np.quantile(np.concatenate(times), [0.5, 0.8], method="lower")
     for user, time in enumerate(times):
         assert (time[: parts["train"].end[user]] <= first).all() and (time[parts["train"].end[user] :] > first).all()
@@ -65,7 +65,7 @@ def test_what_is_asked_after_a_moment(last):
 @pytest.mark.parametrize("last", [1, 3])
 def test_what_is_asked_of_whole_users(last):
     length = np.random.default_rng(1).integers(1, 9, 300)
-    parts = holdout.by_users(length, [0.5, 0.7], 0, last)
+    parts = holdout.by_users([np.ones(n, bool) for n in length], [0.5, 0.7], 0, last)
     assert not parts["valid"].end[parts["train"].end > 0].any()
     for name in ("valid", "test"):
         end, asked = parts[name]

@@ -36,10 +36,42 @@ def test_only_such_events_are_labels(tmp_path):
     assert task.size(example) == (4, 2)
 
 
+def test_several_such_events_are_asked_for_at_once(tmp_path):
+    """Of what u bought, b c a d g h, the last two test and the two before validate; one at a time it is leave one out."""
+    more = {"type_column": "type", "target_types": ["buy"]}
+    log = LOG + "".join(f"u,{item},{20 + t},{kind}\n" for t, (item, kind) in enumerate([("g", "buy"), ("e", "view"), ("h", "buy")]))
+    corpus = data(written(tmp_path / "x.csv", log), split="last_n", last=2, **more).load("", 50)
+    assert contents(corpus, "test") == [("u", "a b c c d a e d f", "g", {"a", "b", "c", "d"}, 0)]
+    assert contents(corpus, "valid") == [("u", "a b c c d", "a", {"b", "c"}, 0)]
+    asked = [[corpus.catalogue.items[i - 1] for i in corpus.examples[name][0].relevant] for name in ("valid", "test")]
+    assert asked == [["a", "d"], ["g", "h"]] and "of the events buy" in corpus.report["split"]
+    one, two = (data(written(tmp_path / "x.csv", LOG), split=split, **more).load("", 50) for split in ("leave_one_out", "last_n"))
+    assert all(contents(one, name) == contents(two, name) for name in one.examples)
+
+
+@pytest.mark.parametrize("split", ["time", "users"])
+def test_a_moment_and_whole_users_ask_for_such_events(tmp_path, split):
+    """Of random logs: what is asked for are the next of them after the moment, or a user's last ones, after all that was before."""
+    rng = np.random.default_rng(0)
+    rows = [(f"u{user}", f"i{rng.integers(30)}", t, rng.choice(["view", "buy"])) for user in range(60)
+            for t in np.sort(rng.integers(0, 90, rng.integers(1, 15)))]
+    log = "user,item,time,type\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows)
+    corpus = data(written(tmp_path / "x.csv", log), split=split, last=2, type_column="type", target_types=["buy"]).load("", 50)
+    names, found = corpus.catalogue, 0
+    moments = np.quantile([row[2] for row in rows], [0.8, 0.9], method="lower")
+    for example in corpus.examples["test"]:
+        mine = [row for row in rows if row[0] == names.users[example.index]]
+        buys = [i for i, row in enumerate(mine) if row[3] == "buy"]
+        at = [i for i in buys if mine[i][2] > moments[1]][:2] if split == "time" else buys[-2:]
+        assert [names.items[i - 1] for i in example.relevant] == list(dict.fromkeys(mine[i][1] for i in at))
+        assert [names.items[i - 1] for i in example.tokens] == [row[1] for row in mine[: at[0]]]
+        found += 1
+    assert found > 3
+
+
 @pytest.mark.parametrize("keys,says", [
     ({"target_types": ["buy"]}, "needs data.type_column"), ({"type_column": "type", "target_types": ["rent"]}, "is a 'rent'"),
-    ({"type_column": "kind"}, "data.type_column"), ({"type_column": "type", "split": "users", "target_types": ["buy"]}, "split"),
-    ({"type_column": "type", "new_items": 0.5}, "new_items=0")])
+    ({"type_column": "kind"}, "data.type_column"), ({"type_column": "type", "new_items": 0.5}, "new_items=0")])
 def test_bad_types(keys, says, tmp_path):
     with pytest.raises(InputError, match=says):
         data(written(tmp_path / "x.csv", LOG), **keys).load("", 50)

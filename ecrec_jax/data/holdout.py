@@ -1,4 +1,6 @@
-"""What of histories is trained on, validated and tested with: where each split's part of a user's history ends, what is asked."""
+"""What of histories is trained on, validated and tested with: where each split's part of a user's history ends, what is asked.
+
+A `target` says of every event whether it may be asked for; what lies between those asked for is in nobody's history."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,23 +32,26 @@ def parts(train: Int[np.ndarray, "U"], valid: tuple[Int[np.ndarray, "U"], Int[np
     return {"train": Part(train, np.maximum(train - 1, 0)), **made}
 
 
-def last_n(length: Int[np.ndarray, "U"], last: int = 1) -> Parts:
-    """The `last` items test and as many before them validate, with 1 leave-one-out; users who have none besides are trained on
-    alone."""
-    whole = length > 2 * last
-    until = [np.where(whole, length - n * last, length) for n in (2, 1)]
-    return parts(until[0], (until[0], until[1]), (until[1], length))
+def reach(target: Sequence[Bool[np.ndarray, "n"]], begin: Int[np.ndarray, "U"], end: Int[np.ndarray, "U"], part: slice
+          ) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U"]]:
+    """(where, of each user's targets between `begin` and `end`, this part of them begins, and where it ends); both 0 where there is
+    none."""
+    found = np.zeros((len(target), 2), int)
+    for own, mine, first, after in zip(found, target, begin, end, strict=True):
+        at = first + np.flatnonzero(mine[first:after])[part]
+        own[:] = (at[0], at[-1] + 1) if len(at) else 0
+    return found[:, 0], found[:, 1]
 
 
-def leave_one_target_out(target: Sequence[Bool[np.ndarray, "n"]]) -> Parts:
-    """The same of such events alone: a user's last one tests, the one before it validates, what lies before that is trained on.
-    Who has fewer than three is trained on alone, or not at all, where nothing but a first event is one."""
-    whole = np.array([found.sum() >= LEAST for found in target])
-    last = [np.array([np.flatnonzero(found)[-back] if ok else 0 for found, ok in zip(target, whole, strict=True)])
-            for back in (1, 2)]
-    train = np.where(whole, last[1], [len(found) for found in target])
+def last_n(target: Sequence[Bool[np.ndarray, "n"]], last: int = 1) -> Parts:
+    """A user's `last` targets test and as many before them validate, with 1 leave-one-out. Who has none besides them is trained on
+    alone, or not at all, where nothing but a first event is one."""
+    length = np.array([len(found) for found in target])
+    whole = np.array([found.sum() > 2 * last for found in target])
+    valid, test = (reach(target, 0 * length, length * whole, part) for part in (slice(-2 * last, -last), slice(-last, None)))
+    train = np.where(whole, valid[0], length)
     train = np.where([found[1:end].any() for found, end in zip(target, train, strict=True)], train, 0)
-    return parts(train, (last[1], np.where(whole, last[1] + 1, 0)), (last[0], np.where(whole, last[0] + 1, 0)))
+    return parts(train, valid, test)
 
 
 def without_new(histories: Sequence[Int[np.ndarray, "n"]], items: int, share: float, seed: int
@@ -61,32 +66,32 @@ def without_new(histories: Sequence[Int[np.ndarray, "n"]], items: int, share: fl
     return kept, asked, tuple(np.flatnonzero(new).tolist())
 
 
-def by_users(length: Int[np.ndarray, "U"], at: Sequence[float], seed: int, last: int = 1) -> Parts:
-    """Whole users: the first share of a shuffle trains, the next validates with the `last` items, the rest tests with them."""
+def by_users(target: Sequence[Bool[np.ndarray, "n"]], at: Sequence[float], seed: int, last: int = 1) -> Parts:
+    """Whole users: the first share of a shuffle trains, the next validates with the `last` targets, the rest tests with them."""
+    length, enough = (np.array([count(mine) for mine in target]) for count in (len, lambda mine: mine[1:].sum() >= last))
     place = np.random.default_rng((seed, 3)).permutation(len(length)) / len(length)
     first, second = at
-    valid, test = (np.where(mine, length, 0) for mine in ((place >= first) & (place < second), place >= second))
-    some = lambda end: (np.where(end > last, end - last, end), end)  # noqa: E731
-    return parts(np.where(place < first, length, 0), some(valid), some(test))
+    valid, test = (reach(target, 0 * length + 1, length * (mine & enough), slice(-last, None))
+                   for mine in ((place >= first) & (place < second), place >= second))
+    return parts(np.where(place < first, length, 0), valid, test)
 
 
-def by_time(times: Sequence[Float[np.ndarray, "n"]], at: Sequence[float], last: int | None = 1) -> Parts:
-    """Two moments, before which such shares of all events lie: what comes until the first trains; each user's next `last` items
+def by_time(times: Sequence[Float[np.ndarray, "n"]], at: Sequence[float], target: Sequence[Bool[np.ndarray, "n"]],
+            last: int | None = 1) -> Parts:
+    """Two moments, before which such shares of all events lie: what comes until the first trains; each user's next `last` targets
     after the first (until the second; None: all of them) validate, the next after the second test, with all that was before
     them as history."""
     first, second = np.quantile(np.concatenate(times), at, method="lower")
     until = [np.array([np.searchsorted(time, moment, "right") for time in times]) for moment in (first, second)]
     length = np.array([len(time) for time in times])
-    some = lambda begin, end: (begin, end if last is None else np.minimum(begin + last, end))  # noqa: E731
-    return parts(until[0], some(*until), some(until[1], length))
+    return parts(until[0], *(reach(target, begin, end, slice(last)) for begin, end in (until, (until[1], length))))
 
 
-def chosen(split: str, length: Int[np.ndarray, "U"], times: Sequence[Float[np.ndarray, "n"]], at: Sequence[float], last: int | None,
-           seed: int, target: Sequence[Bool[np.ndarray, "n"]] | None) -> Parts:
-    """The parts of a `split` by its name, of the `target` events alone if there are any, checked."""
-    found = {"leave_one_out": lambda: last_n(length) if target is None else leave_one_target_out(target),
-             "last_n": lambda: last_n(length, last), "time": lambda: by_time(times, at, last),
-             "users": lambda: by_users(length, at, seed, last)}[split]()
+def chosen(split: str, times: Sequence[Float[np.ndarray, "n"]], at: Sequence[float], last: int | None, seed: int,
+           target: Sequence[Bool[np.ndarray, "n"]]) -> Parts:
+    """The parts of a `split` by its name, checked; `target` events alone are asked for."""
+    found = {"leave_one_out": lambda: last_n(target), "last_n": lambda: last_n(target, last),
+             "time": lambda: by_time(times, at, target, last), "users": lambda: by_users(target, at, seed, last)}[split]()
     check(found, times if split == "time" else None)
     return found
 

@@ -84,8 +84,8 @@ class Sequences:
             raise InputError(f"data.last is {self.last}, and data.split=leave_one_out asks for one item: choose data.split=last_n")
         if self.type_column is not None and (self.format != "table" or self.new_items):
             raise InputError("data.type_column is a column of a table: it needs data.format=table, and data.new_items=0")
-        if self.target_types is not None and (self.type_column is None or self.split != "leave_one_out"):
-            raise InputError("data.target_types needs data.type_column, which says what they are, and data.split=leave_one_out")
+        if self.target_types is not None and self.type_column is None:
+            raise InputError("data.target_types needs data.type_column, which says what they are")
         if not 0 <= self.new_items < 1:
             raise InputError(f"data.new_items {self.new_items} must be 0 or more, below 1")
         for name, least in (("max_length", 2), ("batch_size", 1), ("text_length", 3), ("limit", 1), ("valid_users", 1), ("last", 1),
@@ -128,8 +128,7 @@ class Sequences:
         histories, asked, new = holdout.without_new(histories, len(events.items), self.new_items, self.split_seed)
         if self.new_items:   # then nothing has a type
             types, target = ([np.full(len(history), x) for history in histories] for x in (np.int32(0), True))
-        parts = holdout.chosen(self.split, np.array(list(map(len, histories))), np.split(events.time, bounds[1:-1]), self.split_at,
-                               self.last, self.split_seed, target if self.target_types else None)
+        parts = holdout.chosen(self.split, np.split(events.time, bounds[1:-1]), self.split_at, self.last, self.split_seed, target)
         members, report = self.members(parts)
         if self.new_items:
             members["test"] = [user for user in members["test"] if user in asked]
@@ -168,13 +167,13 @@ class Sequences:
 
     def told(self, new: tuple[int, ...]) -> str:
         """The split in words."""
+        of = f" of the events {', '.join(self.target_types)}, whose items alone a user had" if self.target_types else ""
         if self.split == "leave_one_out":
-            of = f" of the events {', '.join(self.target_types)}, whose items alone a user had" if self.target_types else ""
             return "leave one out" + of + (f", {len(new)} items in nobody's training" if new else "")
         if self.split == "last_n":
-            return f"the last {self.last} items of each user"
+            return f"the last {self.last} items of each user" + of
         asked = {None: "all later items", 1: "the next item"}.get(self.last, f"{self.last} items")
-        return f"by {self.split} at {self.split_at[0]:g} and {self.split_at[1]:g}, {asked}"
+        return f"by {self.split} at {self.split_at[0]:g} and {self.split_at[1]:g}, {asked}{of}"
 
     def members(self, parts: holdout.Parts) -> tuple[dict[str, list[int]], dict[str, Any]]:
         """(users of each split, who are asked for something after something, how many they are)."""
@@ -190,7 +189,7 @@ class Sequences:
         ranked after the others, and the first of them is the label."""
         train = name == "train"
         end = len(known) - (1 if train else asked)
-        tokens, rest, had = known[:end][-max_length:], known[end:], slice(None if train else end)
+        tokens, rest, had = known[:end][-max_length:], known[end:][target[end:]], slice(None if train else end)
         read = target[1:][-max_length:] if train and self.target_types else None
         first = max_length - len(tokens) if self.align == "right" else 0
         relevant = None if train or self.last == 1 else np.array(list(dict.fromkeys(rest.tolist())), "i4")
