@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ecrec_jax import build, evaluate, section
-from ecrec_jax.data import read, tokenise
+from ecrec_jax.data import leak, read, tokenise
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Facts, InputError
 from experiments import saved, wiring
@@ -55,6 +55,12 @@ def main(config: dict[str, Any]) -> None:
         rows["score"] = columns["scores"].max(-1)
         scores = pd.DataFrame(columns["scores"], columns=[f"score/{name}" for name in parts.facts.labels])
         rows = pd.concat([rows, scores], axis=1)
+    if config["unseen"]:
+        texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
+        said = [name for name in rows if name.startswith(("prediction", "score"))]
+        rows.loc[leak.seen(texts, leak.known(folder)), said] = None
+    taken = {name: read.column(table, name, "keep") for name in config["keep"]}
+    rows = pd.concat([pd.DataFrame(taken), rows.drop(columns=[name for name in taken if name in rows])], axis=1)
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.part")
     WRITERS[output.suffix](rows, part)

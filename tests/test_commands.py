@@ -21,7 +21,7 @@ from tests import world
 
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in (
     "train", "baseline", "evaluate", "predict", "export", "table", "plan", "vocabulary", "report", "search", "recommend",
-    "prepare", "encode")}
+    "prepare", "encode", "pairs")}
 TINY = ["model=bert_tiny", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32", "strategy.devices=2"]
 
 

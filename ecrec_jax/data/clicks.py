@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,16 @@ from ecrec_jax.types import Example, InputError
 
 LABELS = "no click", "click"
 TABLE = {"path", "key", "pattern", "sha256"}   # what is said of a table that is joined
+
+
+class Log(NamedTuple):
+    """The rows of a file: when, with what label, whether that is a click, and in which split (0: train, 1: valid, 2: test)."""
+
+    table: read.Table
+    time: Float[np.ndarray, "R"]
+    label: Float[np.ndarray, "R"]
+    clicked: Bool[np.ndarray, "R"]
+    split: Int[np.ndarray, "R"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,22 +90,29 @@ class Clicks:
             if not isinstance(given, dict) or not {"path", "key"} <= set(given) <= TABLE:
                 raise InputError(f"data.tables.{name}: {given} must have path and key, and may have pattern and sha256")
 
+    def log(self) -> Log:
+        """The file's rows.
+
+        Raises:
+            InputError: a file, column or cell that can't be used; nothing to train on.
+        """
+        table = read.read(file.located(self.path, self.root, self.source)[""], self.pattern, self.encoding, self.sha256)
+        raw = read.column(table, self.label_column, "data.label_column")
+        label = np.array([number(x or "", table.where(i)) for i, x in enumerate(raw)])
+        time, clicked = clock(table, self.time_column, self.time_format, np.arange(len(label))), label >= self.label_at
+        split = self.splits(time, clicked)
+        if not (split == 0).any():
+            raise InputError(f"{table.path}: data.split={self.split} leaves no row to train on")
+        return Log(table, time, label, clicked, split)
+
     def load(self, tokenizer: str, max_length: int) -> Corpus:
         """Read, join, split, number the values. There is no `tokenizer`; rows of more than `max_length` tokens are cut.
 
         Raises:
-            InputError: a file, column or cell that can't be used; nothing to train on; one kind of label only.
+            InputError: as `log`; one kind of label only.
         """
-        table = read.read(file.located(self.path, self.root, self.source)[""], self.pattern, self.encoding, self.sha256)
-        columns, digest = self.joined(table)
-        count = len(table.place)
-        raw = read.column(table, self.label_column, "data.label_column")
-        label = np.array([number(x or "", table.where(i)) for i, x in enumerate(raw)])
-        clicked = label >= self.label_at
-        time = clock(table, self.time_column, self.time_format, np.arange(count))
-        split = self.splits(time, clicked)
-        if not (split == 0).any():
-            raise InputError(f"{table.path}: data.split={self.split} leaves no row to train on")
+        table, time, label, clicked, split = self.log()
+        (columns, digest), count = self.joined(table), len(time)
         if self.target == "class" and len(set(clicked[split == 0])) < 2:
             raise InputError(f"data.label_at: {self.label_at} leaves labels of one kind in the training split of {table.path}")
         kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, place(table, name))
@@ -105,10 +122,9 @@ class Clicks:
         for name, values in past.before(sides, time, clicked).items():
             kept[name] = learn_numbers("number", values, split == 0)
             found.append(kept[name].scaled(values))
-        names = list(kept)
+        names, strata = list(kept), [str(x) for x in clicked]
         rows, vocabulary = lay(found, count, min(max_length, self.max_length))
         targets = clicked.astype(int).tolist() if self.target == "class" else label.tolist()
-        strata = [str(x) for x in clicked]
         members = {name: share(np.flatnonzero(split == k).tolist(), strata, self.train_fraction if name == "train" else 1.0,
                                self.limit, self.split_seed) for k, name in enumerate(SPLITS)}
         trained = np.array([targets[i] for i in members["train"]])

@@ -133,6 +133,18 @@ def taken(users: Sequence[str | None], clicked: Bool[np.ndarray, "R"], items: Se
     return found
 
 
+def recent(users: Sequence[str | None], time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"],
+           items: Sequence[str | None], most: int) -> list[list[str]]:
+    """Of every row the last items that its user took strictly before, at most so many, the latest first."""
+    order, begins, now = moments(codes(users)[0], time)
+    found: list[list[str]] = [[] for _ in order]
+    took = np.flatnonzero(clicked[order])   # places in the order
+    for row, first, end in zip(order, begins, now, strict=True):
+        a, b = np.searchsorted(took, (first, end))
+        found[row] = [text(items[order[k]]) for k in took[max(a, b - most) : b][::-1]]
+    return found
+
+
 def match_all(known: Mapping[str, Sequence[str]], users: Sequence[str | None], items: Sequence[str | None],
               vectors: Mapping[str, Float[np.ndarray, "F"]]) -> Float[np.ndarray, "R"]:
     """`match` for rows that come after all those of `taken`, with the vectors of all items in question."""

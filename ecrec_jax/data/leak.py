@@ -1,10 +1,11 @@
 """Which rows and texts weights were trained on, so that a test set of another split of the same file is noticed."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Bool, UInt64
 
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.types import InputError
@@ -16,9 +17,7 @@ def marks(corpus: Corpus, *splits: str) -> UInt64[np.ndarray, "N 2"]:
     """Two marks a row of some splits: of its place in the file with this digest, and of its text wherever it stands."""
     rows = [pair for split in splits if corpus.catalogue is None   # histories are split between their items
             for pair in zip(corpus.examples[split], corpus.texts[split], strict=True)]
-    names = [name for example, text in rows for name in (f"{corpus.digest} {example.index}", text)]
-    raw = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
-    return np.frombuffer(raw, np.uint64).reshape(-1, 2)
+    return hashed([name for example, text in rows for name in (f"{corpus.digest} {example.index}", text)]).reshape(-1, 2)
 
 
 def save(trained_on: UInt64[np.ndarray, "K"], folder: Path) -> None:
@@ -45,6 +44,17 @@ def known(folder: Path) -> UInt64[np.ndarray, "K"]:
     if found.dtype != np.uint64 or found.ndim != 1:
         raise InputError(f"{path}: not one row of 64-bit marks")
     return found
+
+
+def seen(texts: Sequence[str], trained_on: UInt64[np.ndarray, "K"]) -> Bool[np.ndarray, "N"]:
+    """Which of these texts were trained on, wherever they stood."""
+    return np.isin(hashed(texts), trained_on)
+
+
+def hashed(names: Sequence[str]) -> UInt64[np.ndarray, "N"]:
+    """A mark each."""
+    raw = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
+    return np.frombuffer(raw, np.uint64)
 
 
 def count(held_out: UInt64[np.ndarray, "N 2"], trained_on: UInt64[np.ndarray, "K"], train: UInt64[np.ndarray, "M 2"]) -> int:

@@ -1,0 +1,95 @@
+"""What users took before, beside what they are shown, in words: `python -m experiments.pairs data=NAME texts=FILE output=FILE`."""
+
+if __name__ == "__main__":
+    from experiments.launch import huge_pages
+
+    huge_pages()
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecrec_jax import section
+from ecrec_jax.data import catalogue, history, read
+from ecrec_jax.data.clicks import Clicks, Log
+from ecrec_jax.types import Facts, InputError
+from experiments.predict import WRITERS
+
+KEYS = {"texts": str, "text_columns": list[str], "output": str, "input": str | None, "most": int, "share": float}
+NOTHING = "nothing yet"   # the history of who took nothing
+
+
+def main(config: dict[str, Any]) -> None:
+    """Read the log and the items' texts, write a pair of texts for every row.
+
+    Raises:
+        InputError: a key, a file or a cell that can't be used, an item without text.
+    """
+    asked = {key: section.checked(config[key], hint, key) for key, hint in KEYS.items()}
+    data, output = section.make(config["data"], "data", Facts()), Path(asked["output"])
+    if not isinstance(data, Clicks):
+        raise InputError("data: pairs are made of a log of items that were shown, data=clicks or one that refines it")
+    if output.suffix not in WRITERS:
+        raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
+    if asked["most"] < 1 or not 0 < asked["share"] < 1:
+        raise InputError(f"most is {asked['most']}, share is {asked['share']}: expected at least 1, and a share between 0 and 1")
+    log = data.log()
+    catalog = read.read(read.locate(asked["texts"], data.root, "texts"))
+    known = catalogue.texts(catalog, "item", asked["text_columns"], "text_columns")
+    users, items = (read.column(log.table, column, key) for column, key in
+                    ((data.user_column, "data.user_column"), (data.item_column, "data.item_column")))
+    if asked["input"] is None:
+        taken = history.recent(users, log.time, log.clicked, items, asked["most"])
+        more = {"click": log.clicked.astype(int), "split": splits(log, asked["share"])}
+        table = log.table
+    else:
+        table, more = read.read(read.locate(asked["input"], ".", "input")), {}
+        names = [*users, *read.column(table, data.user_column, "data.user_column")]
+        new, old = len(table.place), len(users)
+        items = [*items, *read.column(table, data.item_column, "data.item_column")]
+        time, clicked = (np.append(x, np.full(new, end)) for x, end in ((log.time, np.inf), (log.clicked, False)))
+        taken, items = history.recent(names, time, clicked, items, asked["most"])[old:], items[old:]
+    rows = {name: cells for name, cells in table.columns.items() if name not in more}
+    written(rows | pairs(taken, items, known, table) | more, output)
+    print(f"{len(items)} pairs, {sum(not some for some in taken)} without a history; written to {output}")
+
+
+def pairs(taken: Sequence[Sequence[str]], items: Sequence[str | None], known: dict[str, str], table: read.Table
+          ) -> dict[str, list[str]]:
+    """The texts of what was taken, and of what is shown.
+
+    Raises:
+        InputError: an item has none.
+    """
+    for i, item in enumerate(items):
+        if history.text(item) not in known:
+            raise InputError(f"{table.where(i)}: texts has no text of item {item!r}")
+    return {"history": [". ".join(known[item] for item in some) or NOTHING for some in taken],
+            "candidate": [known[history.text(item)] for item in items]}
+
+
+def splits(log: Log, share: float) -> np.ndarray:
+    """For the cross-encoder: the first `share` of the log's training rows trains, equal times together, the others validate; what
+    validates and tests in the log tests."""
+    own = np.sort(log.time[log.split == 0])
+    moment = own[min(int(share * len(own)), len(own) - 1)]
+    if not (own < moment).any():
+        raise InputError(f"share: no training row lies before the first {share:g} of them in time")
+    return np.where(log.split > 0, "test", np.where(log.time < moment, "train", "valid"))
+
+
+def written(rows: dict[str, Any], output: Path) -> None:
+    """The file, whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    WRITERS[output.suffix](pd.DataFrame(rows), part)
+    part.replace(output)
+
+
+if __name__ == "__main__":
+    from experiments.launch import main as launch
+
+    launch(main, "pairs")
