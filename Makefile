@@ -49,6 +49,9 @@ test-all: $(VENV)/ready $(VENV)/minilm $(VENV)/notebook   ## the slow ones too, 
 test-compilers: .venv-tpu/ready   ## steps through the real TPU compiler, without a TPU
 	.venv-tpu/bin/python -m pytest -m compilers tests/test_compilers.py
 
+test-compilers-gpu: .venv-cuda/ready   ## steps through CUDA's compiler, without a GPU
+	.venv-cuda/bin/python -m pytest -m compilers -k gpu tests/test_compilers.py
+
 .venv-torch/ready: bench/requirements.txt   # the opponent, in an environment of its own
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
@@ -71,4 +74,4 @@ lock:   ## write requirements.lock anew from pyproject.toml
 	.venv-lock/bin/python -m pip freeze --all --exclude ecrec_jax --exclude pip > requirements.lock
 	rm -rf .venv-lock
 
-.PHONY: install quickstart test test-all test-compilers bench bench-gpu lock
+.PHONY: install quickstart test test-all test-compilers test-compilers-gpu bench bench-gpu lock

@@ -54,12 +54,13 @@ def main(config: dict[str, Any]) -> None:
     except compiler.TooLarge as error:
         print(f"does not fit: {rows} rows need more than a device's {limit / topology.GIB:.4g} GiB; the compiler says: {error}")
     if asked["largest"]:
-        search(compiled, parts, rows)
+        search(compiled, parts, rows, limit)
 
 
 def introduce(parts: build.Parts, name: str, split: str, rows: int, group: Group | None) -> None:
     """What is compiled, by which compiler, for what."""
-    packages = ("jax", "jaxlib") if name == "cpu" else ("jax", "libtpu")
+    chip = name.partition(":")[0]
+    packages = ("jax", "libtpu" if chip in topology.HBM else "jaxlib")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     shape, devices = parts.feeds[split].shape, parts.strategy.devices
     print(f"{name}: {group.mesh.size if group else devices} devices, {type(parts.strategy).__name__}; compiled by {versions}; "
@@ -83,21 +84,30 @@ def report(program: compiler.Program, parts: build.Parts, rows: int | None, limi
         print(f"{'fits' if need <= limit else 'does not fit'}: peak and code are {need / topology.GIB:.2f} of "
               f"{limit / topology.GIB:.4g} GiB" + ("; near the limit: the compiler recomputes some of it by itself"
                                                    if program.rematerialised else ""))
-    beside = ""
-    if rows is not None:
-        model = flops.model_flops(parts, next(parts.feeds["train"].batches(0, 0))) * rows / parts.strategy.devices
-        beside = f", {program.flops / model:.2f} × the model's {model:.4g} (real tokens, used slots, attention inside segments)"
-    print(f"FLOPs: program {program.flops:.4g}{beside}")
+    print(f"FLOPs: {arithmetic(program, parts, rows)}")
     for operation, sizes in program.exchanged.items():
         print(f"exchanged: {operation} × {len(sizes)}: {readable(sum(sizes))}, the largest {readable(max(sizes))}")
     if not program.exchanged:
         print("exchanged: nothing")
     if program.looped:
         print("note: the program has a loop, whose body is counted once in FLOPs and exchanges")
+    if parts.strategy.platform == "gpu":
+        print("note: on a card softmax keeps its powers where they take 0.5 GiB or less, the layer norm's gradient is a kernel, "
+              "and libraries' kernels are chosen by trying; none of it was compiled here")
     if program.seconds is not None:
         print(f"step time: {program.seconds:.4g} s, the compiler's rough estimate for dense programs (±50 %), never measured")
     else:
         print("step time: the compiler gives no estimate for this program")
+
+
+def arithmetic(program: compiler.Program, parts: build.Parts, rows: int | None) -> str:
+    """What the program computes, and what training on `rows` rows has to."""
+    made = f"program {program.flops:.4g}" if program.flops is not None else "the compiler doesn't say"
+    if rows is None:
+        return made
+    model = flops.model_flops(parts, next(parts.feeds["train"].batches(0, 0))) * rows / parts.strategy.devices
+    ratio = f", {program.flops / model:.2f} × the model's" if program.flops is not None else "; the model's are"
+    return f"{made}{ratio} {model:.4g} (real tokens, used slots, attention inside segments)"
 
 
 def readable(size: float) -> str:
@@ -108,7 +118,7 @@ def readable(size: float) -> str:
     return f"{size:.4g} {UNITS[power]}"
 
 
-def search(compiled: Callable[[int], compiler.Program], parts: build.Parts, rows: int) -> None:
+def search(compiled: Callable[[int], compiler.Program], parts: build.Parts, rows: int, limit: int) -> None:
     """The most rows a step, from `rows` on; every trial is a compilation and is told."""
 
     def kept(trial: int) -> bool:
@@ -117,9 +127,10 @@ def search(compiled: Callable[[int], compiler.Program], parts: build.Parts, rows
         except compiler.TooLarge:
             print(f"largest: {trial} rows do not fit", flush=True)
             return False
-        print(f"largest: {trial} rows: peak {program.peak / topology.GIB:.2f} GiB, {program.flops / trial:.4g} FLOPs a row, "
+        arithmetic = f"{program.flops / trial:.4g} FLOPs a row, " if program.flops is not None else ""
+        print(f"largest: {trial} rows: peak {program.peak / topology.GIB:.2f} GiB, {arithmetic}"
               f"{'recomputes' if program.rematerialised else 'recomputes nothing'}", flush=True)
-        return not program.rematerialised
+        return not program.rematerialised and program.peak + program.memory["code"] <= limit   # CUDA's compiler refuses nothing
 
     found = compiler.largest(kept, unit(parts), rows)
     print(f"largest: {found} rows, {found // parts.strategy.devices} a device, before the compiler recomputes by itself, "

@@ -1,5 +1,6 @@
 """Steps through the real TPU compiler, without a TPU: `make test-compilers` runs these in an environment that has it."""
 
+import importlib.util
 import re
 
 import jax
@@ -11,6 +12,7 @@ from tests.test_commands import call
 from tests.test_plan import PLANNED
 
 pytestmark = pytest.mark.compilers
+CUDA = importlib.util.find_spec("jax_plugins") is not None and any(map(importlib.util.find_spec, topology.PLUGINS))
 COMMON = ["model=bert_tiny", "data.limit=400", "model.dtype=bfloat16"]
 
 
@@ -76,3 +78,24 @@ def test_the_memory_of_a_chip_is_what_its_compiler_names(name):
     with pytest.raises(jax.errors.JaxRuntimeError) as refusal:
         jax.jit(jnp.sin).lower(large).compile()
     assert re.search(r"exceeds available HBM \(([\d.]+)G\)", str(refusal.value))[1] == f"{limit / topology.GIB:.2f}"
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA compiler")
+@pytest.mark.parametrize("strategy", PLANNED)
+@pytest.mark.parametrize("experiment", ["pretrain", "sentiment"])
+def test_a_step_compiles_for_eight_gpus(experiment, strategy, capsys):
+    """With our kernel for attention; what it exchanges are gradients in bfloat16."""
+    assert call("plan", f"experiment={experiment}", f"strategy={strategy}", "topology=h100:8", *COMMON) == 0
+    said = capsys.readouterr().out
+    print(said)
+    assert "h100:8: 8 devices" in said and "attention: flash" in said and "of 79.11 GiB" in said and "note: on a card" in said
+    assert re.search(r"exchanged: (all-reduce|reduce-scatter) × \d+: [\d.]+ MB", said)
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA compiler")
+def test_what_a_gpu_has_no_room_for_is_said(capsys):
+    """CUDA's compiler refuses nothing."""
+    assert call("plan", "experiment=pretrain", "topology=h100:1", "rows=131072", "model.depth=1", *COMMON) == 0
+    said = capsys.readouterr().out
+    print(said)
+    assert re.search(r"does not fit: peak and code are \d{3,}\.\d+ of 79\.\d+ GiB", said)

@@ -130,6 +130,7 @@ def test_largest(limit, unit, start):
 
 def test_topologies():
     """Chips and layouts; a host has no layout."""
+    assert [topology.named(x) for x in ("h100:8", "h200:2x8")] == [("h100", 8), ("h200", 16)]
     assert [topology.named(x) for x in ("cpu", "v5e:1x1", "v5p:2x2x1", "v6e:16x16")] == [
         ("cpu", 0), ("v5e", 1), ("v5p", 4), ("v6e", 256)]
 
@@ -148,11 +149,12 @@ def test_command(capsys):
     ("strategy=pmap topology=cpu", "strategy: Pmap"), ("topology=v9:2x2", "topology is 'v9:2x2'"), ("topology=v5e", "v5e:2x2"),
     ("topology=v5e:2xx", "topology is"), ("topology=cpu largest=true", "largest=true"), ("topology=cpu rows=0", "rows is 0"),
     ("topology=cpu rows=many", "rows is 'many'"), ("topology=cpu strategy.devices=99", "strategy.devices 99"),
-    ("topology=v5e:2x2", "make test-compilers")])
+    ("topology=v5e:2x2", "make test-compilers"), ("topology=h100:8", "needs CUDA's compiler"),
+    ("topology=h100:2x2x2", "topology is"), ("topology=h100:", "topology is")])
 def test_mistake(words, named, capsys, monkeypatch):
     """One sentence; without the compiler, how to get it."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "libtpu" else find(name, *more))
+    find, none = importlib.util.find_spec, ("libtpu", "jax_plugins")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in none else find(name, *more))
     assert call("plan", "experiment=pretrain", "data.limit=100", *TINY, *words.split()) == 2
     assert named in capsys.readouterr().err
 

@@ -25,11 +25,11 @@ MARGIN = 0.9   # of the rows that fit
 @dataclasses.dataclass(frozen=True)
 class Program:
     """What the compiler says of a program, all per device: bytes by kind and at the peak, FLOPs, exchanges
-    (operation -> bytes of each), whether it recomputes what it could have kept, seconds a step (None: it gives none)."""
+    (operation -> bytes of each), whether it recomputes what it could have kept, seconds a step; None where it says nothing."""
 
     memory: dict[str, int]
     peak: int
-    flops: float
+    flops: float | None
     exchanged: dict[str, list[int]]
     rematerialised: bool
     looped: bool
@@ -96,7 +96,7 @@ def compiled(lowered: Any) -> Program:
         if "RESOURCE_EXHAUSTED" not in text:
             raise
         raise TooLarge(text.partition("RESOURCE_EXHAUSTED:")[2].strip()) from error
-    stats, costs, text = program.memory_analysis(), program.cost_analysis(), program.as_text()
+    stats, costs, text = program.memory_analysis(), program.cost_analysis() or {}, program.as_text()
     kinds = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporaries": "temp", "code": "generated_code"}
     memory = {name: getattr(stats, f"{kind}_size_in_bytes") for name, kind in kinds.items()}
     peak = stats.peak_memory_in_bytes
@@ -105,7 +105,7 @@ def compiled(lowered: Any) -> Program:
     seconds = costs.get("optimal_seconds", 0.0)
     believed = seconds > 0 and "ConcatBitcast" not in text   # each of these counts as minus one second
     again = bool(re.search(r"^\s*(?:ROOT )?%?\S*\.remat\S* = ", text, re.M))
-    return Program(memory, peak, costs["flops"], collectives(text), again, " while(" in text, seconds if believed else None)
+    return Program(memory, peak, costs.get("flops"), collectives(text), again, " while(" in text, seconds if believed else None)
 
 
 def collectives(text: str) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""Machines that are not there: the devices of a TPU topology, as the compiler in the package libtpu knows them."""
+"""Machines that are not there: the devices of a TPU topology, as the compiler in the package libtpu knows them, or GPUs."""
 
 import fcntl
 import importlib.util
@@ -12,10 +12,12 @@ import jax
 from jax.experimental import topologies
 
 from ecrec_jax.types import InputError
+from ecrec_jax.use.cards import CARDS, described
 
 GIB = 2**30
 # GiB of a chip that a program may take: the limits that the compiler names when it refuses one (libtpu 0.0.42). Google Cloud's
 # specifications say 32, 16, 95 and 32.
+PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 HBM = {"v4": 30.5, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
          "TPU_LOG_DIR": "disabled"}   # libtpu asks nobody on the network what machine this is
@@ -31,9 +33,10 @@ def named(topology: str) -> tuple[str, int]:
     if topology == "cpu":
         return chip, 0
     parts = sides.split("x")
-    if chip not in HBM or not all(part.isdigit() and int(part) for part in parts):
-        raise InputError(f"topology is {topology!r}, expected cpu, or a chip and its layout such as v5e:2x2 or v5p:2x2x1; known "
-                         f"chips are {', '.join(HBM)}")
+    known = (chip in HBM or chip in CARDS and len(parts) < 3) and all(part.isdigit() and int(part) for part in parts)
+    if not known:
+        raise InputError(f"topology is {topology!r}, expected cpu, or a chip and its layout such as v5e:2x2, v5p:2x2x1, h100:8 or, "
+                         f"two machines of them, h100:2x8; known chips are {', '.join((*HBM, *CARDS))}")
     return chip, math.prod(map(int, parts))
 
 
@@ -49,6 +52,8 @@ def devices(topology: str) -> tuple[list[Any] | None, int | None]:
     jax.config.update("jax_platforms", "cpu")
     if chip == "cpu":
         return None, None
+    if chip in CARDS:
+        return gpus(topology), CARDS[chip].memory
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(f"topology {topology} needs the TPU compiler, the package libtpu: `pip install -e '.[tpu]'`, or `make "
                          "test-compilers`, which puts it into .venv-tpu")
@@ -63,6 +68,24 @@ def devices(topology: str) -> tuple[list[Any] | None, int | None]:
             raise InputError("topology: another process has the TPU compiler, which serves one at a time: wait for it") from error
         raise InputError(f"topology: the compiler knows no {topology}: {str(error).splitlines()[0]}") from error
     return found, int(HBM[chip] * GIB * chips / len(found))   # v4 shows two devices a chip
+
+
+def gpus(topology: str) -> list[Any]:
+    """The GPUs of a topology. Kernels are not tried on a card, which is how XLA otherwise chooses among them.
+
+    Raises:
+        InputError: the compiler is not installed.
+    """
+    chip, chips = named(topology)
+    if importlib.util.find_spec("jax_plugins") is None or not any(map(importlib.util.find_spec, PLUGINS)):
+        raise InputError(f"topology {topology} needs CUDA's compiler: `pip install -e '.[cuda]'`")
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    machines, _, each = topology.partition(":")[2].rpartition("x")
+    found = topologies.get_topology_desc(topology_name=chip, platform="cuda", target_config=described(CARDS[chip]),
+                                         topology=f"1x{machines or 1}x{each}")
+    assert len(found.devices) == chips
+    return list(found.devices)
 
 
 def take_turns() -> None:
