@@ -6,7 +6,6 @@ if __name__ == "__main__":
     huge_pages()
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ecrec_jax import section
 from ecrec_jax.data import catalogue, history, read
 from ecrec_jax.data.clicks import Clicks, Log
 from ecrec_jax.types import Facts, InputError
-from experiments.predict import WRITERS
+from experiments import output
 
 KEYS = {"texts": str, "text_columns": list[str], "output": str, "input": str | None, "most": int, "share": float}
 NOTHING = "nothing yet"   # the history of who took nothing
@@ -29,11 +28,9 @@ def main(config: dict[str, Any]) -> None:
         InputError: a key, a file or a cell that can't be used, an item without text.
     """
     asked = {key: section.checked(config[key], hint, key) for key, hint in KEYS.items()}
-    data, output = section.make(config["data"], "data", Facts()), Path(asked["output"])
+    data, path = section.make(config["data"], "data", Facts()), output.named(asked["output"])
     if not isinstance(data, Clicks):
         raise InputError("data: pairs are made of a log of items that were shown, data=clicks or one that refines it")
-    if output.suffix not in WRITERS:
-        raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
     if asked["most"] < 1 or not 0 < asked["share"] < 1:
         raise InputError(f"most is {asked['most']}, share is {asked['share']}: expected at least 1, and a share between 0 and 1")
     log = data.log()
@@ -53,8 +50,8 @@ def main(config: dict[str, Any]) -> None:
         time, clicked = (np.append(x, np.full(new, end)) for x, end in ((log.time, np.inf), (log.clicked, False)))
         taken, items = history.recent(names, time, clicked, items, asked["most"])[old:], items[old:]
     rows = {name: cells for name, cells in table.columns.items() if name not in more}
-    written(rows | pairs(taken, items, known, table) | more, output)
-    print(f"{len(items)} pairs, {sum(not some for some in taken)} without a history; written to {output}")
+    output.write(pd.DataFrame(rows | pairs(taken, items, known, table) | more), path)
+    print(f"{len(items)} pairs, {sum(not some for some in taken)} without a history; written to {path}")
 
 
 def pairs(taken: Sequence[Sequence[str]], items: Sequence[str | None], known: dict[str, str], table: read.Table
@@ -79,14 +76,6 @@ def splits(log: Log, share: float) -> np.ndarray:
     if not (own < moment).any():
         raise InputError(f"share: no training row lies before the first {share:g} of them in time")
     return np.where(log.split > 0, "test", np.where(log.time < moment, "train", "valid"))
-
-
-def written(rows: dict[str, Any], output: Path) -> None:
-    """The file, whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    WRITERS[output.suffix](pd.DataFrame(rows), part)
-    part.replace(output)
 
 
 if __name__ == "__main__":

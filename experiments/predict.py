@@ -7,7 +7,6 @@ if __name__ == "__main__":
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,13 @@ from ecrec_jax import build, evaluate, section
 from ecrec_jax.data import leak, read, tokenise
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Facts, InputError
-from experiments import saved, wiring
-
-WRITERS = {".csv": lambda t, p: t.to_csv(p, index=False), ".jsonl": lambda t, p: t.to_json(p, orient="records", lines=True,
-           force_ascii=False), ".parquet": lambda t, p: t.to_parquet(p, index=False)}
+from experiments import output, saved, wiring
 
 
 def main(config: dict[str, Any]) -> None:
     """Read texts, predict in packed rows, write text, prediction and scores in the order of the input."""
     wiring.compilation_cache()
-    output = Path(config["output"])
-    if output.suffix not in WRITERS:
-        raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
+    path = output.named(config["output"])
     folder, run = saved.opened(config["run_dir"])
     parts = build.rebuild(folder, run)
     if parts.task.target not in ("class", "multi", "number"):
@@ -61,12 +55,9 @@ def main(config: dict[str, Any]) -> None:
         rows.loc[leak.seen(texts, leak.known(folder)), said] = None
     taken = {name: read.column(table, name, "keep") for name in config["keep"]}
     rows = pd.concat([pd.DataFrame(taken), rows.drop(columns=[name for name in taken if name in rows])], axis=1)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    WRITERS[output.suffix](rows, part)
-    part.replace(output)
+    output.write(rows, path)
     print(f"{len(rows)} rows, {truncated} truncated to {data.max_length} tokens, {first.count('')} without text; "
-          f"written to {output}")
+          f"written to {path}")
 
 
 if __name__ == "__main__":

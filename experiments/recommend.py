@@ -20,16 +20,13 @@ from ecrec_jax.data.feed import Feed
 from ecrec_jax.factored import LEAST
 from ecrec_jax.types import Example, Facts, InputError
 from ecrec_jax.use.diversify import mmr, similarity
-from experiments import record, saved, wiring
-from experiments.predict import WRITERS
+from experiments import output, record, saved, wiring
 
 
 def main(config: dict[str, Any]) -> None:
     """Rank for every user, filter, diversify, write."""
     wiring.compilation_cache()
-    output = Path(config["output"])
-    if output.suffix not in WRITERS:
-        raise InputError(f"output: unknown ending {output.suffix!r}; known are {', '.join(WRITERS)}")
+    path = output.named(config["output"])
     folder, run = saved.opened(config["run_dir"])
     parts = build.rebuild(folder, run)
     if parts.facts.items is None:
@@ -53,13 +50,10 @@ def main(config: dict[str, Any]) -> None:
         shown += [vectors[items]] if number in lists and len(items) == config["k"] > 1 else []
         rows += [(user, rank, names[item - 1], float(score), "history" if number in lists else "popular")
                  for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1)]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    WRITERS[output.suffix](pd.DataFrame(rows, columns=["user", "rank", "item", "score", "why"]), part)
-    part.replace(output)
+    output.write(pd.DataFrame(rows, columns=["user", "rank", "item", "score", "why"]), path)
     alike = f"; items of a list have a mean cosine of {similarity(np.stack(shown)):.3f}" if shown else ""
     print(f"{len(users)} users, {len(users) - len(warm)} without history, who get what is popular; {unknown} events with items "
-          f"that the run doesn't know; {len(hidden)} items filtered{alike}; written to {output}")
+          f"that the run doesn't know; {len(hidden)} items filtered{alike}; written to {path}")
 
 
 def chosen(items: np.ndarray, scores: np.ndarray, vectors: np.ndarray, k: int, weight: float) -> tuple[np.ndarray, np.ndarray]:
