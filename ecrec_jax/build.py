@@ -185,7 +185,7 @@ def rebuild(folder: Path, config: Mapping[str, Any]) -> Parts:
     bare = dict(config, model={**config["model"], "checkpoint": None, **here})
     kept = folder / VECTORS
     vectors = np.load(kept, allow_pickle=False) if kept.is_file() else None
-    parts = network(bare, facts, str(folder / "tokenizer"), None, vectors, text_encoder.kept(folder))
+    parts = network(bare, facts, str(folder / "tokenizer"), None, vectors, text_encoder.kept(folder, config))
     weights = best(folder, config)
     parameters = {name: jax.numpy.asarray(weights[name]) for name in parts.parameters}
     read = parts.texts.read(parts.graph, parameters | parts.constants) if parts.texts else {}

@@ -32,18 +32,18 @@ class Source:
     head: str | None = None   # the class of a run's head
 
 
-def locate(reference: str) -> Path:
+def locate(reference: str, key: str = "model.checkpoint") -> Path:
     """The folder of a checkpoint: a local one, `package:PACKAGE/sub/folder`, or a hub id (downloaded).
 
     Raises:
         InputError: nothing there; says what was tried.
     """
     if reference.startswith("package:"):
-        return inside_package(reference.removeprefix("package:"), "model.checkpoint")
+        return inside_package(reference.removeprefix("package:"), key)
     if Path(reference).is_dir():
         return Path(reference)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference) or ".." in reference:
-        raise InputError(f"model.checkpoint: {reference} is no folder, and can't be a hub id")
+        raise InputError(f"{key}: {reference} is no folder, and can't be a hub id")
     from huggingface_hub import snapshot_download
 
     try:
@@ -52,17 +52,17 @@ def locate(reference: str) -> Path:
             snapshot_download(reference, allow_patterns=["pytorch_model*.bin"])
         return folder
     except Exception as error:  # noqa: BLE001 (offline, unknown, forbidden: one sentence for all)
-        raise InputError(f"model.checkpoint: {reference} is no local folder, and the hub could not give it "
-                         f"({type(error).__name__}); download it elsewhere and set model.checkpoint=/path/to/folder") from None
+        raise InputError(f"{key}: {reference} is no local folder, and the hub could not give it "
+                         f"({type(error).__name__}); download it elsewhere and set {key}=/path/to/folder") from None
 
 
-def read(reference: str) -> Source:
+def read(reference: str, key: str = "model.checkpoint") -> Source:
     """Read a checkpoint: a folder of Hugging Face files, a run of ours (its best weights), a package's, or a hub id.
 
     Raises:
         InputError: it can't be found or read, or is not a BERT encoder as implemented here.
     """
-    folder = locate(reference)
+    folder = locate(reference, key)
     if (folder / "facts.json").is_file():
         facts = load_facts(folder)
         if facts.width is None:

@@ -71,7 +71,7 @@ def of(config: Mapping[str, Any], corpus: Corpus) -> TextEncoder | None:
         return None
     if corpus.item_texts is None:
         raise InputError("model.text_encoder reads the items' texts: set data.texts, a table with item and data.text_columns")
-    source, (texts, length) = read(reference), corpus.item_texts
+    source, (texts, length) = read(reference, "model.text_encoder"), corpus.item_texts
     if source.facts.get("heads") is None or source.facts.get("causal"):
         raise InputError(f"model.text_encoder: {source.folder} holds no BERT that sees both sides")
     inner = source.folder / "tokenizer"   # of a run
@@ -87,7 +87,9 @@ def of(config: Mapping[str, Any], corpus: Corpus) -> TextEncoder | None:
     return TextEncoder(facts, found, source)
 
 
-def kept(folder: Path) -> TextEncoder | None:
-    """What a run has, if it has one."""
+def kept(folder: Path, config: Mapping[str, Any]) -> TextEncoder | None:
+    """What a run of this configuration has, if it has one."""
+    if config["model"].get("text_encoder") is None:
+        return None
     place = folder / FOLDER
-    return TextEncoder(load_facts(place), np.load(place / "texts.npy", allow_pickle=False), None) if place.is_dir() else None
+    return TextEncoder(load_facts(place), np.load(place / "texts.npy", allow_pickle=False), None)

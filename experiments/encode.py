@@ -41,7 +41,7 @@ def main(config: dict[str, Any]) -> None:
     if output.suffix != ".parquet":
         raise InputError(f"output: {output} must end in .parquet")
     table = read.read(read.locate(asked["input"], ".", "input"))
-    known = catalogue.texts(table, asked["item_column"], asked["columns"], "columns")
+    known = catalogue.texts(table, ("item_column", asked["item_column"]), ("columns", asked["columns"]))
     found, cut = encoded(list(known.values()), asked["checkpoint"], asked["max_length"], asked["batch_size"], asked["pooling"])
     output.parent.mkdir(parents=True, exist_ok=True)
     vectors.write(output, list(known), found)

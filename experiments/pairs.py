@@ -35,12 +35,12 @@ def main(config: dict[str, Any]) -> None:
         raise InputError(f"most is {asked['most']}, share is {asked['share']}: expected at least 1, and a share between 0 and 1")
     log = data.log()
     catalog = read.read(read.locate(asked["texts"], data.root, "texts"))
-    known = catalogue.texts(catalog, "item", asked["text_columns"], "text_columns")
+    known = catalogue.texts(catalog, ("texts", "item"), ("text_columns", asked["text_columns"]))
     users, items = (read.column(log.table, column, key) for column, key in
                     ((data.user_column, "data.user_column"), (data.item_column, "data.item_column")))
     if asked["input"] is None:
         taken = history.recent(users, log.time, log.clicked, items, asked["most"])
-        more = {"click": log.clicked.astype(int), "split": splits(log, asked["share"])}
+        more = {"taken": log.clicked.astype(int), "split": splits(log, asked["share"])}
         table = log.table
     else:
         table, more = read.read(read.locate(asked["input"], ".", "input")), {}
@@ -49,8 +49,11 @@ def main(config: dict[str, Any]) -> None:
         items = [*items, *read.column(table, data.item_column, "data.item_column")]
         time, clicked = (np.append(x, np.full(new, end)) for x, end in ((log.time, np.inf), (log.clicked, False)))
         taken, items = history.recent(names, time, clicked, items, asked["most"])[old:], items[old:]
-    rows = {name: cells for name, cells in table.columns.items() if name not in more}
-    output.write(pd.DataFrame(rows | pairs(taken, items, known, table) | more), path)
+    made = pairs(taken, items, known, table) | more
+    for name in made:
+        if name in table.columns:
+            raise InputError(f"{table.path} has a column {name!r}, as the pairs have: rename it")
+    output.write(pd.DataFrame(table.columns | made), path)
     print(f"{len(items)} pairs, {sum(not some for some in taken)} without a history; written to {path}")
 
 
@@ -61,9 +64,10 @@ def pairs(taken: Sequence[Sequence[str]], items: Sequence[str | None], known: di
     Raises:
         InputError: an item has none.
     """
-    for i, item in enumerate(items):
-        if history.text(item) not in known:
-            raise InputError(f"{table.where(i)}: texts has no text of item {item!r}")
+    for i, (item, some) in enumerate(zip(items, taken, strict=True)):
+        for name in (history.text(item), *some):
+            if name not in known:
+                raise InputError(f"{table.where(i)}: texts has no text of item {name!r}" + " of its history" * (name in some))
     return {"history": [". ".join(known[item] for item in some) or NOTHING for some in taken],
             "candidate": [known[history.text(item)] for item in items]}
 

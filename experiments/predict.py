@@ -50,11 +50,15 @@ def main(config: dict[str, Any]) -> None:
         scores = pd.DataFrame(columns["scores"], columns=[f"score/{name}" for name in parts.facts.labels])
         rows = pd.concat([rows, scores], axis=1)
     if config["unseen"]:
+        if not (folder / leak.FILE).is_file():
+            raise InputError(f"unseen: {folder} doesn't say what it was trained on (no {leak.FILE}), so no score can be left out")
         texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
         said = [name for name in rows if name.startswith(("prediction", "score"))]
         rows.loc[leak.seen(texts, leak.known(folder)), said] = None
-    taken = {name: read.column(table, name, "keep") for name in config["keep"]}
-    rows = pd.concat([pd.DataFrame(taken), rows.drop(columns=[name for name in taken if name in rows])], axis=1)
+    for name in config["keep"]:
+        if name in rows:
+            raise InputError(f"keep: the output has a column {name!r} of its own")
+    rows = pd.concat([pd.DataFrame({name: read.column(table, name, "keep") for name in config["keep"]}), rows], axis=1)
     output.write(rows, path)
     print(f"{len(rows)} rows, {truncated} truncated to {data.max_length} tokens, {first.count('')} without text; "
           f"written to {path}")

@@ -117,7 +117,7 @@ def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path, numbe
     if path.suffix == ".txt":
         users = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()))
         log = data.events()
-        record.same_data(folder, log.digest)
+        record.same_data(folder, data.digest(log))
         number = {name: i for i, name in enumerate(log.users)}
         for user in users:
             if user not in number:

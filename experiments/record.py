@@ -20,7 +20,7 @@ import jax
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
-from ecrec_jax import evaluate
+from ecrec_jax import evaluate, text_encoder
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
 from experiments import saved
@@ -71,9 +71,9 @@ def marks(config: Mapping[str, Any], digest: str) -> dict[str, str]:
     """Fingerprints of what made a run: its code, its data, and its protocol (which rows are read as what, and what picks the
     checkpoint). Runs whose last two agree were tested on the same."""
     free = {"train_fraction", "batch_size", "augment", "copies", "tokenizer", "segmenter", "row_length", "max_length", "root",
-            "source"}
+            "source", "texts", "text_columns", "text_length"}
     if "fields" in config["data"]:   # what is known of a row is not which rows
-        free |= {"fields", "tables", "item_fields", "separator", "history", "vectors", "min_count"}
+        free |= {"fields", "tables", "item_fields", "separator", "history", "recency", "vectors", "min_count"}
     protocol = [{key: x for key, x in config["data"].items() if key not in free}, config["best"]]
     mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
     return {"fingerprint/code": code_hash(), "fingerprint/data": digest[:16], "fingerprint/protocol": mark[:16]}
@@ -125,7 +125,8 @@ def begin(config: Mapping[str, Any], folder: Path) -> None:
             raise InputError(f"run_dir: {folder} holds a run with another {', '.join(differ)}; name another folder")
         if advanced:
             return
-        shutil.rmtree(kept, ignore_errors=True)
+        for part in (kept, folder / text_encoder.FOLDER):
+            shutil.rmtree(part, ignore_errors=True)
         for name in ("data.json", "facts.json"):
             (folder / name).unlink(missing_ok=True)
     evaluate.write_json(environment(), folder / "environment.json")

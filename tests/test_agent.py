@@ -74,8 +74,8 @@ def test_what_cannot_be_handed_over(given, said, tmp_path):
 
 def test_a_mistake_in_the_file(tmp_path, capsys):
     """Through the launcher: a key that isn't there, no file, no JSON."""
-    assert call("train", file_of(tmp_path, {"optimizer.rate": 1})) == 2
-    assert "optimizer.rate is not a key; optimizer has " in capsys.readouterr().err
+    assert call("train", file_of(tmp_path, {"optimizer.speed": 1})) == 2
+    assert "optimizer.speed is not a key; optimizer has " in capsys.readouterr().err
     assert call("train", "nowhere.json") == 2
     assert "nowhere.json: no such file" in capsys.readouterr().err
     (tmp_path / "half.json").write_text('{"seed": ')

@@ -16,7 +16,7 @@ from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from ecrec_jax.use.baseline import Linear
 from ecrec_jax.use.flops import model_flops
-from experiments import saved
+from experiments import record, saved
 from tests import world
 from tests.conftest import GOLDEN
 from tests.test_commands import call
@@ -255,6 +255,10 @@ def test_fields_of_a_log(folder):
     ({"label_at": 7.0}, "data.label_at: 7.0 leaves labels of one kind"),
     ({"sha256": "0"}, "this is another file")])
 def test_what_a_log_refuses(folder, keys, says):
+    (folder / "shown.csv").write_text(SHOWN.replace("price", "user_since"))
+    with pytest.raises(InputError, match="data.fields: user_since is what a number made of the rows before"):
+        loaded(folder, recency=True, fields={"user": "category", "user_since": "number"}, item_fields=[])
+    (folder / "shown.csv").write_text(SHOWN)
     with pytest.raises(InputError, match=says):
         loaded(folder, **keys)
 
@@ -325,13 +329,17 @@ def test_new_rows_know_the_past_of_the_log(folder, capsys):
     assert call(*predict) == 0, capsys.readouterr().err
     found = predicted(folder)
     assert found == pytest.approx(expected(folder, rows, new, recency=True, vectors=f"{folder}/v.parquet"), abs=1e-5)
-    (folder / "new.csv").write_text("user,item,price,time\nu1,1,3,5\n")
-    assert call(*predict) == 2 and "line 2: a time before the last one of its user" in capsys.readouterr().err
+    (folder / "new.csv").write_text("user,item,price,time\nu1,1,3,1000\nsomebody,else,3,-5\n")
+    assert call(*predict) == 2 and "line 3: a time before the end of the run's log" in capsys.readouterr().err
     (folder / "new.csv").write_text("user,item,price\nu1,1,3\n")
     assert call(*predict) == 2 and "data.time_column" in capsys.readouterr().err
     vectors.write(folder / "v.parquet", list("0123"), np.eye(4))
     (folder / "new.csv").write_text("user,item,price,time\nu1,1,3,1000\n")
     assert call(*predict) == 2 and "is another file than the one that the run was trained with" in capsys.readouterr().err
+    path = folder / "run" / build.FIELDS
+    older = {key: x for key, x in json.loads(path.read_text()).items() if key not in ("taken", "vectors", "end")}
+    path.write_text(json.dumps(older))
+    assert call(*predict) == 2 and "the run doesn't keep what its users took" in capsys.readouterr().err
 
 
 def test_how_long_ago(folder):
@@ -356,6 +364,8 @@ def test_a_run_from_end_to_end(folder, capsys):
     made = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("run", "linear", "majority")}
     assert all(0.5 < x["test/log_loss"] < 1.5 for x in made.values()) and made["majority"]["test/roc_auc"] == 0.5
     assert made["linear"]["fingerprint/protocol"] == made["run"]["fingerprint/protocol"]
+    marks = [record.marks(world.composed(*common[:-1], *more), "x")["fingerprint/protocol"] for more in ([], ["data.recency=true"])]
+    assert marks == [made["run"]["fingerprint/protocol"]] * 2
     capsys.readouterr()
     assert call("baseline", *common, "baseline=tfidf", f"run_dir={folder}/no") == 2
     assert "baseline: of fields, choose majority or linear" in capsys.readouterr().err

@@ -30,8 +30,9 @@ def test_what_was_taken_before(folder):
     """The last three strictly before, the latest first, of rows of one moment those further down; by the definition."""
     assert call(*words(folder)) == 0
     table, given = pd.read_csv(folder / "pairs.csv"), pd.read_csv(folder / "log.csv")
-    assert list(table) == ["user", "item", "time", "history", "candidate", "click", "split"]
+    assert list(table) == ["user", "item", "time", "click", "history", "candidate", "taken", "split"]
     assert (table[["user", "item", "time", "click"]] == given[["user", "item", "time", "click"]]).all(axis=None)
+    assert (table["taken"] == table["click"]).all()
     for i, row in table.iterrows():
         mine = given[(given["user"] == row["user"]) & (given["time"] < row["time"]) & (given["click"] == 1)]
         past = [TITLES[item] for item in mine["item"][::-1][:3]]
@@ -57,7 +58,7 @@ def test_a_score_is_a_feature_of_rows_not_trained_on(folder, capsys):
     """Pairs, a cross-encoder, its scores beside the log's columns, a ranking model that reads them."""
     assert call(*words(folder)) == 0
     assert call("train", "experiment=classify", *TINY, f"data.path={folder}/pairs.csv", "data.text_column=history", "steps=2",
-                "data.text_pair_column=candidate", "data.label_column=click", "data.split_column=split", "tracker=[jsonl]",
+                "data.text_pair_column=candidate", "data.label_column=taken", "data.split_column=split", "tracker=[jsonl]",
                 f"run_dir={folder}/cross") == 0, capsys.readouterr().err
     assert call("predict", f"run_dir={folder}/cross", f"input={folder}/pairs.csv", "keep=[user,item,time,click,split]",
                 "unseen=true", f"output={folder}/scored.csv") == 0, capsys.readouterr().err
@@ -71,11 +72,31 @@ def test_a_score_is_a_feature_of_rows_not_trained_on(folder, capsys):
     capsys.readouterr()
     assert call("predict", f"run_dir={folder}/cross", f"input={folder}/pairs.csv", "keep=[colour]", f"output={folder}/x.csv") == 2
     assert "keep: " in capsys.readouterr().err
+    assert call("predict", f"run_dir={folder}/cross", f"input={folder}/scored.csv", "keep=[user]", f"output={folder}/x.csv") == 2
+    again = pd.concat([before, table[["score"]]], axis=1)
+    again.to_csv(folder / "again.csv", index=False)
+    capsys.readouterr()
+    words_of = ["predict", f"run_dir={folder}/cross", f"input={folder}/again.csv", f"output={folder}/x.csv"]
+    assert call(*words_of, "keep=[score]") == 2 and "keep: the output has a column 'score' of its own" in capsys.readouterr().err
+    (folder / "cross" / "trained_on.npy").unlink()
+    assert call(*words_of, "unseen=true") == 2 and "doesn't say what it was trained on" in capsys.readouterr().err
+
+
+def test_an_item_of_a_history_without_text(folder, capsys):
+    """And a log that has a column of the pairs already."""
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"{i},{title}\n" for i, title in enumerate(TITLES[:3])))
+    pd.DataFrame({"user": [f"u{u}" for u in range(9)], "item": 0}).to_csv(folder / "new.csv", index=False)
+    assert call(*words(folder, f"input={folder}/new.csv")) == 2
+    assert "texts has no text of item '3' of its history" in capsys.readouterr().err
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"{i},{title}\n" for i, title in enumerate(TITLES)))
+    pd.read_csv(folder / "log.csv").assign(history="x").to_csv(folder / "log.csv", index=False)
+    assert call(*words(folder)) == 2 and "has a column 'history', as the pairs have" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more,said", [
     (["output=x.txt"], "unknown ending '.txt'"), (["most=0"], "most is 0"), (["share=1.0"], "share is 1.0"),
-    (["text_columns=[name]"], "text_columns: "), (["data=reviews_sentiment"], "data: pairs are made of a log"),
+    (["text_columns=[name]"], "text_columns: "),
+    (["text_columns=[]"], "text_columns is empty"), (["data=reviews_sentiment"], "data: pairs are made of a log"),
     (["data.item_column=time"], "texts has no text of item '"), (["share=0.000001"], "no training row lies before")])
 def test_refused(folder, capsys, more, said):
     given = words(folder)

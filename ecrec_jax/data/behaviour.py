@@ -17,12 +17,23 @@ from ecrec_jax.types import InputError
 
 
 def times(table: read.Table, time_column: str, time_format: str | None, kept: Int[np.ndarray, "E"]) -> np.ndarray:
-    """What orders the events: the ranks of their `clock`, equal times having one."""
-    return pd.Series(clock(table, time_column, time_format, kept)).rank(method="dense").to_numpy()
+    """What orders the events: the ranks of their times, equal ones having one."""
+    code, found = distinct_times(table, time_column, time_format, kept)
+    return found.rank(method="dense").to_numpy()[code]
 
 
 def clock(table: read.Table, time_column: str, time_format: str | None, kept: Int[np.ndarray, "E"]) -> np.ndarray:
-    """The events' times: numbers, where the first cell is one; else dates of ISO 8601 or `time_format`, as seconds.
+    """The events' times as they are, dates in seconds."""
+    code, found = distinct_times(table, time_column, time_format, kept)
+    if not pd.api.types.is_numeric_dtype(found):
+        found = (found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    return found.to_numpy(float)[code]
+
+
+def distinct_times(table: read.Table, time_column: str, time_format: str | None, kept: Int[np.ndarray, "E"]
+                   ) -> tuple[Int[np.ndarray, "E"], pd.Series]:
+    """(the number of each event's time, the distinct times): numbers, where the first cell is one; else dates of ISO 8601 or
+    `time_format`.
 
     Raises:
         InputError: a cell that is neither, or absent.
@@ -40,9 +51,7 @@ def clock(table: read.Table, time_column: str, time_format: str | None, kept: In
     if found.isna().any():
         first = int(np.argmax(found.isna().to_numpy()[code]))
         raise InputError(f"{table.where(kept[first])}: time {distinct[code[first]]!r} is not {wanted}")
-    if not pd.api.types.is_numeric_dtype(found):
-        found = (found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-    return found.to_numpy(float)[code]
+    return code, found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,14 +53,17 @@ def prices(table: read.Table, items: Sequence[str]) -> tuple[tuple[float, ...], 
     return (0.0, *(known.get(item, 0.0) for item in items), 0.0), sum(item not in known for item in items)
 
 
-def texts(table: read.Table, item_column: str, columns: Sequence[str], key: str) -> dict[str, str]:
-    """The text of every item of a table, cleaned, the columns that `key` names one after the other.
+def texts(table: read.Table, item: tuple[str, str], columns: tuple[str, Sequence[str]]) -> dict[str, str]:
+    """The text of every item of a table, cleaned, its columns one after the other; both as (key that names them, they).
 
     Raises:
         InputError: a column isn't there, an item has no text or two, a text no item.
     """
-    items, counts = read.column(table, item_column, "item_column"), Counter()
-    parts = [[clean(cell, counts) for cell in read.column(table, name, key)] for name in columns]
+    key, names = columns
+    if not names:
+        raise InputError(f"{key} is empty: name the columns that a text is made of")
+    items, counts = read.column(table, item[1], item[0]), Counter()
+    parts = [[clean(cell, counts) for cell in read.column(table, name, key)] for name in names]
     known: dict[str, tuple[int, str]] = {}
     for i, (item, row) in enumerate(zip(items, zip(*parts, strict=True), strict=True)):
         text = ". ".join(filter(None, row))
@@ -77,7 +80,7 @@ def texts_of(path: Path, columns: Sequence[str], items: Sequence[str]) -> list[s
     Raises:
         InputError: as `texts`; an item has none.
     """
-    known = texts(read.read(path), "item", columns, "data.text_columns")
+    known = texts(read.read(path), ("data.texts", "item"), ("data.text_columns", columns))
     lacking = [item for item in items if item not in known]
     if lacking:
         raise InputError(f"data.texts: {path} has no text of item {lacking[0]!r}" +
@@ -92,9 +95,10 @@ def digest(known: str, *paths: Path) -> str:
     return known
 
 
-def attributes(path: Path, items: Sequence[str]) -> dict[str, Any]:
+def attributes(path: Path, items: Sequence[str], trained: Sequence[int]) -> dict[str, Any]:
     """The facts `attributes`, the numbers of every item's attributes and none before and after them, and `attribute_names`, what
-    they are called, from a JSON file {item: [attribute, …]}. An item that isn't there has none.
+    they are called, from a JSON file {item: [attribute, …]}; an item that isn't there has none. And `history_items`, all that is
+    `trained` on.
 
     Raises:
         InputError: it is not such a file, or no item has one.
@@ -113,4 +117,5 @@ def attributes(path: Path, items: Sequence[str]) -> dict[str, Any]:
     if not names:
         raise InputError(f"data.attributes: {path} has no attribute of any item of data.path")
     number = {name: i for i, name in enumerate(names)}
-    return {"attributes": ((), *(tuple(number[x] for x in found) for found in mine), ()), "attribute_names": tuple(names)}
+    return {"attributes": ((), *(tuple(number[x] for x in found) for found in mine), ()), "attribute_names": tuple(names),
+            "history_items": tuple(trained)}

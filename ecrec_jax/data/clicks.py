@@ -119,7 +119,7 @@ class Clicks:
                 for name, kind in self.fields.items()}
         found = self.cells(table, columns, kept)
         past, sides = self.past(), self.sides(table)
-        for name, values in past.before(sides, time, clicked).items():
+        for name, values in past.before(sides, time, clicked, kept).items():
             kept[name] = learn_numbers("number", values, split == 0)
             found.append(kept[name].scaled(values))
         names, strata = list(kept), [str(x) for x in clicked]
@@ -147,7 +147,8 @@ class Clicks:
         columns, _ = self.joined(table)
         kept = {name: Column(**column) for name, column in known["columns"].items()}
         found = self.cells(table, columns, {name: kept[name] for name in self.fields})
-        time = clock(table, self.time_column, self.time_format, np.arange(len(table.place))) if self.recency else None
+        time = clock(table, self.time_column, self.time_format, np.arange(len(table.place))) \
+            if self.recency or self.time_column in table.columns else None
         numbers = self.past().after(known, self.sides(table), time, table.where)
         found += [kept[name].scaled(values) for name, values in numbers.items()]
         rows, _ = lay(found, len(table.place), min(max_length, self.max_length))
@@ -167,10 +168,9 @@ class Clicks:
 
     def sides(self, table: read.Table) -> dict[str, list[str | None]]:
         """Users and items of the rows, where something is made of them."""
-        if not (self.history or self.recency or self.vectors):
-            return {}
+        pairs = ("user", self.user_column), ("item", self.item_column)
         return {side: read.column(table, column, f"data.{side}_column")
-                for side, column in (("user", self.user_column), ("item", self.item_column))}
+                for side, column in pairs if self.history or self.recency or self.vectors}
 
     def joined(self, table: read.Table) -> tuple[dict[str, list[str | None]], str]:
         """(the cells of every column, the digest of all files)."""

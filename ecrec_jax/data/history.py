@@ -1,13 +1,12 @@
 """What was known of a user and of an item when it was shown: counts, how long ago, and whether texts match."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.data.clean import codes
-from ecrec_jax.types import InputError
 
 ITEM = ("item_shown", "item_rate", "item_since")   # of the numbers below, those that describe the item
 
@@ -57,21 +56,11 @@ def last(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"]
     return found
 
 
-def since_last(known: Mapping[str, Mapping[str, float]], sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"],
-               where: Callable[[int], str]) -> dict[str, Float[np.ndarray, "R"]]:
-    """`since` for rows that come after all those of `last`.
-
-    Raises:
-        InputError: a row comes earlier.
-    """
-    found = {}
-    for name, cells in sides.items():
-        gap = time - np.array([known[name].get(text(cell), np.nan) for cell in cells])
-        if (gap < 0).any():
-            raise InputError(f"{where(int(np.argmax(gap < 0)))}: a time before the last one of its {name} in the log of the run; "
-                             "new rows must come after all of that")
-        found[f"{name}_since"] = np.log1p(gap)
-    return found
+def since_last(known: Mapping[str, Mapping[str, float]], sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"]
+               ) -> dict[str, Float[np.ndarray, "R"]]:
+    """`since` for rows that come after all those of `last`."""
+    return {f"{name}_since": np.log1p(time - np.array([known[name].get(text(cell), np.nan) for cell in cells]))
+            for name, cells in sides.items()}
 
 
 def totals(sides: Mapping[str, Sequence[str | None]], clicked: Bool[np.ndarray, "R"]) -> dict[str, dict[str, list[int]]]:

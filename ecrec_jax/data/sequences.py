@@ -1,7 +1,6 @@
 """Histories of users as sequences of items, from text files of recommender papers or a table of events."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -64,7 +63,7 @@ class Sequences:
     attributes: str | None = None
     prefixes: bool = False
     texts: str | None = None
-    text_columns: Sequence[str] = ("text",)
+    text_columns: list[str] = dataclasses.field(default_factory=lambda: ["text"])
     text_length: int = 32
 
     def __post_init__(self):
@@ -155,15 +154,18 @@ class Sequences:
         files = {"attributes": self.attributes, "items": self.items, "vectors": self.vectors, "texts": self.texts}
         given = {name: path and read.locate(path, self.root, f"data.{name}") for name, path in files.items()}
         if given["attributes"]:
-            facts |= catalogue.attributes(given["attributes"], events.items)
-            facts["history_items"] = tuple(np.concatenate(trained).tolist())
+            facts |= catalogue.attributes(given["attributes"], events.items, np.concatenate(trained).tolist())
         if given["items"]:
             known, lacking = catalogue.known(given["items"], events.items)
             facts, report = facts | known, report | lacking
-        digest = catalogue.digest(events.digest, *filter(None, (given["attributes"], given["texts"])))
-        return Corpus(examples, {name: [] for name in SPLITS}, facts, digest, report, Catalogue(events.items, events.users),
-                      given["vectors"] and vectors_of.load(given["vectors"], events.items),
+        return Corpus(examples, {name: [] for name in SPLITS}, facts, self.digest(events), report,
+                      Catalogue(events.items, events.users), given["vectors"] and vectors_of.load(given["vectors"], events.items),
                       given["texts"] and (catalogue.texts_of(given["texts"], self.text_columns, events.items), self.text_length))
+
+    def digest(self, events: Events) -> str:
+        """Of the events and of what is told of items in words."""
+        files = (("attributes", self.attributes), ("texts", self.texts))
+        return catalogue.digest(events.digest, *(read.locate(path, self.root, f"data.{key}") for key, path in files if path))
 
     def told(self, new: tuple[int, ...]) -> str:
         """The split in words."""

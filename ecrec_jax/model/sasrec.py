@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
 from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, initial, linear, named, read, scramble
-from ecrec_jax.lookup import lookup
+from ecrec_jax.lookup import Divided, lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
 TEXTS = 64   # of items, that a text encoder reads at a time
@@ -160,8 +160,8 @@ class Sasrec(nnx.Module):
         return found if self.items is None else found + self.items.embedding[...]
 
     def encode(self, ids: Int[Array, "N"], noise: Noise | None) -> Float[Array, "N F"]:
-        """What the text encoder makes of these items' texts, `TEXTS` at a time; of ids beyond the last, zeros. The gradient keeps
-        the ids alone and reads their texts again."""
+        """What the text encoder makes of these items' texts, `TEXTS` at a time; of ids beyond the last, nothing to be used. The
+        gradient keeps the ids alone and reads their texts again."""
         count, length = self.texts.shape
         filled = jnp.pad(ids, (0, -len(ids) % TEXTS), constant_values=count).reshape(-1, TEXTS)
 
@@ -173,7 +173,9 @@ class Sasrec(nnx.Module):
             return self.text_encoder(batch, own)[:, 0].astype(self.vectors.dtype)
 
         none = lambda ids: jnp.zeros((len(ids), self.vectors.shape[1]), self.vectors.dtype)  # noqa: E731
-        tile = lambda ids: jax.lax.cond(ids[0] < count, jax.checkpoint(some), none, ids)  # noqa: E731
+        tile = jax.checkpoint(some)
+        if not isinstance(self.text_encoder.model.table(), Divided):   # else devices meet in each tile, whoever has items in it
+            tile = lambda ids: jax.lax.cond(ids[0] < count, jax.checkpoint(some), none, ids)  # noqa: E731
         return jax.lax.map(tile, filled).reshape(filled.size, -1)[: len(ids)]
 
     def reading(self, batch: Batch, noise: Noise) -> "Sasrec":

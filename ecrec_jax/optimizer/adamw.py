@@ -53,6 +53,10 @@ class Adamw:
         for pattern, share in (self.rate_of or {}).items():
             if not 0 <= share < math.inf:
                 raise InputError(f"optimizer.rate_of: the share {share} of {pattern!r} must be 0 or more")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"optimizer.rate_of: {pattern!r} is not a regular expression ({error})") from None
         for name in ("learning_rate", "weight_decay", "epsilon", "clip"):
             if (getattr(self, name) or 0) < 0 or (name == "clip" and self.clip == 0):
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}, must not be negative")
@@ -73,6 +77,9 @@ class Adamw:
         found = {path: re.search(r"\.layer\.(\d+)\.", path) for path in paths}
         depth = 1 + max((int(hit[1]) for hit in found.values() if hit), default=-1)
         below = {path: depth - int(hit[1]) if hit else (depth + 1) * ("embeddings." in path) for path, hit in found.items()}
+        for pattern in self.rate_of or {}:
+            if not any(re.search(pattern, path) for path in paths):
+                raise InputError(f"optimizer.rate_of: no parameter that is trained has a path like {pattern!r}")
         own = lambda path: math.prod(x for pattern, x in (self.rate_of or {}).items() if re.search(pattern, path))  # noqa: E731
         return {path: own(path) * self.layer_decay ** below[path] for path in paths}
 
