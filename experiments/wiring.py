@@ -107,7 +107,7 @@ def check(config: Mapping[str, Any]) -> None:
     given = config["data"].get("target", "none")
     if wanted in ("class", "multi", "number") and given != wanted:
         raise InputError(f"task {names['task']} needs labels of kind {wanted}, data.target is {given}: set data.target={wanted}")
-    if config["model"].get("text_encoder") and (wanted != "next_item" or config["task"]["objective"] == "ce"):
+    if config["model"].get("text_encoder") and getattr(task, "over_all", {}).items() <= config["task"].items():
         raise InputError("model.text_encoder is trained on the items that a batch names, and this task's loss is over all: choose "
                          "task=next_item task.objective=sampled_ce, with task.sampling=batch or negatives")
     couples = task.couples_rows if isinstance(task.couples_rows, bool) else task.couples_rows.items() <= config["task"].items()

@@ -13,7 +13,7 @@ import pytest
 from ecrec_jax import build, evaluate, section
 from ecrec_jax.block import normalise
 from ecrec_jax.model.sasrec import TEXTS
-from ecrec_jax.source import load_facts
+from ecrec_jax.source import load_config, load_facts
 from ecrec_jax.text_encoder import PREFIX, VECTORS, TextEncoder
 from ecrec_jax.types import Facts, Noise
 from ecrec_jax.use.flops import model_flops
@@ -157,17 +157,10 @@ def test_a_run_learns_goes_on_and_is_used(shop, tmp_path, capsys):
     assert call("recommend", f"run_dir={tmp_path / 'tuned'}", f"users={shop / 'users.csv'}", "k=5", "diversify=0.3",
                 f"output={tmp_path / 'out.csv'}") == 0, capsys.readouterr().err
     assert len(pd.read_csv(tmp_path / "out.csv")) == 5
-    before, after = (build.rebuild(tmp_path / name, build_config(tmp_path / name)) for name in ("still", "tuned"))
+    before, after = (build.rebuild(tmp_path / name, load_config(tmp_path / name)) for name in ("still", "tuned"))
     moved = {name: float(jnp.abs(after.parameters[name] - before.parameters[name]).max()) for name in after.parameters
              if name.startswith(PREFIX) and name.endswith("query.kernel")}
     assert min(moved.values()) > 1e-3 and load_facts(tmp_path / "tuned" / "text_encoder").width == after.texts.facts.width
-
-
-def build_config(folder):
-    """The config of a run."""
-    from ecrec_jax.source import load_config
-
-    return load_config(folder)
 
 
 def test_what_an_earlier_start_left_is_not_the_run_s(shop, tmp_path, capsys):

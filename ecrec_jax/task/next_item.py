@@ -63,6 +63,7 @@ class NextItem:
     vectors: Any = None
     categories: tuple[int, ...] | None = None
     couples_rows = {"sampling": "batch"}
+    over_all = {"objective": "ce"}   # else the loss is over the items that a batch names
     target = "next_item"
 
     def __post_init__(self):

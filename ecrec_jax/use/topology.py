@@ -15,9 +15,9 @@ from ecrec_jax.types import InputError
 from ecrec_jax.use.cards import CARDS, described
 
 GIB = 2**30
+PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")   # either has the compiler of GPUs
 # GiB of a chip that a program may take: the limits that the compiler names when it refuses one (libtpu 0.0.42). Google Cloud's
 # specifications say 32, 16, 95 and 32.
-PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 HBM = {"v4": 30.5, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
          "TPU_LOG_DIR": "disabled"}   # libtpu asks nobody on the network what machine this is
@@ -35,8 +35,8 @@ def named(topology: str) -> tuple[str, int]:
     parts = sides.split("x")
     known = (chip in HBM or chip in CARDS and len(parts) < 3) and all(part.isdigit() and int(part) for part in parts)
     if not known:
-        raise InputError(f"topology is {topology!r}, expected cpu, or a chip and its layout such as v5e:2x2, v5p:2x2x1, h100:8 or, "
-                         f"two machines of them, h100:2x8; known chips are {', '.join((*HBM, *CARDS))}")
+        raise InputError(f"topology is {topology!r}, expected cpu, or a chip and its layout such as v5e:2x2, v5p:2x2x1, h100:8 or "
+                         f"h100:2x8 (two machines); known chips are {', '.join((*HBM, *CARDS))}")
     return chip, math.prod(map(int, parts))
 
 
