@@ -97,6 +97,10 @@ def sentence(error: Exception) -> str:
             f"{error.override}: expected key=value"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         noun, _, name = error.missing_cfg_file.rpartition("/")
+        if noun == "hydra/launcher":   # each in a package of its own
+            extra = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}.get(name)
+            return f"{noun}={name}: " + (f"not installed: pip install -e '.[{extra}]'" if extra else "there is no such launcher; "
+                                         "there are basic, joblib, submitit_slurm, submitit_local")
         found = sorted(path.stem for path in (Path(CONF) / noun).glob("*.yaml"))
         return f"{noun}={name}: there is no conf/{noun}/{name}.yaml; there are {', '.join(found)}"
     if isinstance(error, MissingMandatoryValue):

@@ -1,5 +1,6 @@
 """Inside a sweep: what an agent hands over arrives unharmed; stopped, taken away or broken, a trial ends as W&B expects."""
 
+import importlib.util
 import itertools
 import json
 import os
@@ -81,6 +82,14 @@ def test_a_mistake_in_the_file(tmp_path, capsys):
     (tmp_path / "half.json").write_text('{"seed": ')
     assert call("train", str(tmp_path / "half.json")) == 2
     assert "half.json: not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name,said", [("cloud", "there is no such launcher"), ("submitit_slurm", r"pip install -e '.[slurm]'")])
+def test_a_launcher_that_is_not_there(name, said, capsys):
+    if importlib.util.find_spec("submitit") is not None and name != "cloud":
+        pytest.skip("it is")
+    assert call("table", "table=quickstart", "plan=true", f"hydra/launcher={name}") == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_folder_for_all_trials(monkeypatch):
