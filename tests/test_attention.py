@@ -75,7 +75,7 @@ def test_the_kernel_does_not_look_out_of_its_segment(kernel):
 
 
 SLOW = pytest.mark.slow
-RUNS = [("splash", "tpu", 0.0, "fsdp", "causal_lm", ["model.remat=true", "model.scan=true"]),
+RUNS = [pytest.param("splash", "tpu", 0.0, "fsdp", "causal_lm", ["model.remat=true", "model.scan=true"], marks=SLOW),
         ("flash", "gpu", 0.2, "fsdp", "causal_lm", ["model.remat=true"]),
         *(pytest.param(kernel, platform, rate, strategy, "masked_lm", ways, marks=SLOW)
           for kernel, platform, rate in (("splash", "tpu", 0.0), ("flash", "gpu", 0.2))

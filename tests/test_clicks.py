@@ -102,8 +102,9 @@ def test_a_model_is_its_formula_in_packed_rows_too(name):
         assert np.abs(np.take_along_axis(every, batch["slot"], 1) - found)[used].max() < 1e-6
 
 
-@pytest.mark.parametrize("name", ["deepfm", "dcnv2", "two_tower"])
-@pytest.mark.parametrize("strategy", world.names("strategy"))
+@pytest.mark.parametrize("name,strategy", [
+    (name, strategy) if i == j else pytest.param(name, strategy, marks=pytest.mark.slow)
+    for i, name in enumerate(["deepfm", "dcnv2", "two_tower"]) for j, strategy in enumerate(world.names("strategy"))])
 def test_strategies_agree(name, strategy):
     some = examples(29)
     curves = []

@@ -47,7 +47,8 @@ def here_or_skip(experiment):
 
 
 ALIKE = ("sst2", "sst5", "trec", "financial_sentiment", "rating", "department", "intent", "article",   # as sentiment
-         "regress", "contrastive")   # as rating_regression, pretrain_contrastive
+         "chinese_sentiment", "contrastive",      # as pretrain_contrastive
+         "regress", "classify", "rating_regression")   # the first two are commands of the README
 
 
 @pytest.mark.parametrize("experiment", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name

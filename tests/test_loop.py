@@ -33,7 +33,7 @@ def summary_of(tmp_path):
 
 @pytest.mark.parametrize("mode,values,chosen,epochs", [
     ("max", [0.5, 0.9, 0.1, 0.2, 0.95], 2, 4),    # two without gain: stops before the fifth
-    ("min", [0.5, 0.9, 0.1, 0.1, 0.3], 3, 5),     # among equals the earlier one
+    pytest.param("min", [0.5, 0.9, 0.1, 0.1, 0.3], 3, 5, marks=pytest.mark.slow),   # among equals the earlier one
 ])
 def test_best_checkpoint_and_patience(tmp_path, words, monkeypatch, mode, values, chosen, epochs):
     told, measured = iter(values), evaluate.Evaluator.measure

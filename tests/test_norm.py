@@ -33,7 +33,8 @@ def test_its_gradient_is_that_of_its_formula():
         assert float(np.abs(np.asarray(a) - np.asarray(b)).max()) < 2e-5 < float(np.abs(b).max())
 
 
-@pytest.mark.parametrize("shape", [(1, 64), (5000, 24), (33, 768), (2100, 1500)])
+@pytest.mark.parametrize("shape", [(1, 64), (5000, 24), (33, 768),
+                                   pytest.param((2100, 1500), marks=pytest.mark.slow)])
 def test_the_kernel_for_gpus_computes_what_xla_does(shape):
     """Rows that programs don't divide, widths that are filled up, more rows than a round of programs takes."""
     x, scale, _, gradient = given(shape)

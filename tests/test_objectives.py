@@ -131,7 +131,7 @@ def test_no_gradient_from_the_future(causal):
     """The loss of a slot depends on its own token and every earlier one of its segment, and on no other."""
     made = world.parts("causal_lm", f"model.causal={causal}")
     batch = {key: x[:1] for key, x in next(world.feed(made.task, "causal_lm").batches(0, 0)).items()}
-    moved = jax.jacrev(losses_of(made, batch))(jnp.zeros((1, world.LENGTH, 32)))[0, :, 0]       # [S,L,D]
+    moved = jax.jit(jax.jacrev(losses_of(made, batch)))(jnp.zeros((1, world.LENGTH, 32)))[0, :, 0]       # [S,L,D]
     slot, segment = batch["slot"][0], batch["segment"][0]
     real = batch["weight"][0] > 0
     at, reads = np.arange(world.LENGTH), np.asarray(jnp.abs(moved).max(-1))[real] > 0

@@ -76,7 +76,7 @@ def test_loss_and_gradient_norms(kind, packed):
         each = losses.cross_entropy(graph.net(parameters)(batch), batch["label"])
         return (each * batch["weight"]).sum() / batch["weight"].sum()
 
-    value, gradient = jax.value_and_grad(loss)(parameters)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(parameters)
     norms = {convert.torch_of(convert.theirs(k, False), np.asarray(g))[0]: float(jnp.linalg.norm(g.reshape(-1)))
              for k, g in gradient.items()}
     wanted = {k.removeprefix("gradnorm/"): float(GIVEN[k]) for k in GIVEN.files if k.startswith("gradnorm/")}

@@ -30,7 +30,8 @@ def planned(task, strategy="jit", devices=4, **kinds):
 
 
 @pytest.mark.parametrize("strategy", PLANNED)
-@pytest.mark.parametrize("task,kinds", [("masked_lm", {}), ("classification", {"peft": "bitfit", "gradient": "accumulate"})])
+@pytest.mark.parametrize("task,kinds", [
+    ("masked_lm", {}), pytest.param("classification", {"peft": "bitfit", "gradient": "accumulate"}, marks=pytest.mark.slow)])
 def test_the_planned_program_is_the_trained_one(strategy, task, kinds):
     """Lowered from shapes, or from arrays on the devices: one text, uneven last rows included."""
     made, plan = planned(task, strategy, **kinds)

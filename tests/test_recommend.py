@@ -242,7 +242,7 @@ def test_what_leaks_is_refused(ends, times, said):
         holdout.check(given, times and [np.array(x) for x in times])
 
 
-@pytest.mark.parametrize("split", ["time", "users"])
+@pytest.mark.parametrize("split", ["time", pytest.param("users", marks=pytest.mark.slow)])
 def test_runs_of_other_splits(split, log, tmp_path):
     """The circle is learnt from users who aren't tested, or from the beginning of all."""
     assert call("train", *WORDS, f"data.path={log}", f"data.split={split}", "data.split_at=[0.6,0.8]", "epochs=30",
@@ -354,7 +354,7 @@ def test_a_history_shares_its_negatives():
         share[0] -= 1
         of_query[row, slot] += share @ table[ids]
         of_table[ids] += share[:, None] * query[row, slot]
-    value, found = jax.value_and_grad(loss, (0, 1))(jnp.asarray(query, jnp.float32), jnp.asarray(table, jnp.float32))
+    value, found = jax.jit(jax.value_and_grad(loss, (0, 1)))(jnp.asarray(query, jnp.float32), jnp.asarray(table, jnp.float32))
     assert len({tuple(x) for x in drawn.values()}) == len(drawn) > 3 and float(value) == pytest.approx(wanted, rel=1e-5)
     np.testing.assert_allclose(found[0], of_query, atol=1e-4)
     np.testing.assert_allclose(found[1], of_table, atol=1e-4)

@@ -55,6 +55,7 @@ def test_each_is_the_run_that_it_would_be_alone(task, more):
     assert abs(alone[0][0][:7] - alone[1][0]).min() > 1e-4   # they do differ
 
 
+@pytest.mark.slow
 def test_on_devices_they_exchange_nothing():
     """Six runs on eight devices: three on each of two; the same curves as on one. A run a device: no collective."""
     made = [world.parts("classification", seed=i) for i in range(6)]

@@ -93,8 +93,8 @@ def test_fsdp_divides_the_largest_axis_that_it_can():
 LARGE = ["strategy=fsdp", "strategy.table_rows=500"]   # the items' table is one of them
 
 
-@pytest.mark.parametrize("loss", ["sampled_ce", "ce", *(pytest.param(more, marks=pytest.mark.slow) for more in (
-    "sampled_ce task.sampling=batch", "bce task.shared=true"))])
+@pytest.mark.parametrize("loss", ["sampled_ce", *(pytest.param(more, marks=pytest.mark.slow) for more in (
+    "ce", "sampled_ce task.sampling=batch", "bce task.shared=true"))])
 def test_a_large_table_is_never_whole(loss):
     """Eight devices that have four columns of it each agree with one that has all; only a loss over all items puts it together."""
     words = ["model=sasrec", "task.negatives=7", *f"task.objective={loss}".split()]
@@ -137,8 +137,9 @@ def test_every_table_may_be_large():
 STRATEGIES = world.names("strategy")
 
 
-@pytest.mark.parametrize("first,then", [(8, 1), (1, 8)])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy,first,then", [
+    (strategy, *devices) if strategy == "fsdp" or devices == (8, 1) else pytest.param(strategy, *devices, marks=pytest.mark.slow)
+    for strategy in STRATEGIES for devices in ((8, 1), (1, 8))])
 def test_a_checkpoint_goes_to_any_strategy_on_other_devices(tmp_path, strategy, first, then):
     """Bit for bit, after two steps."""
     made = world.parts("classification", f"strategy={strategy}", f"strategy.devices={first}")

@@ -109,6 +109,7 @@ def test_what_a_row_begins_from(data, start, finished, tmp_path, monkeypatch):
     assert (made["model"]["width"] == 32) is not finished
 
 
+@pytest.mark.slow
 def test_processes_side_by_side(tmp_path, capfd):
     """Hydra's joblib launcher makes the rows in two workers; an error stays with its row."""
     made = [{"name": name, "command": "baseline", "seeds": [0], "overrides": ["experiment=sentiment", f"baseline={name}", more]}

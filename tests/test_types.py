@@ -101,6 +101,7 @@ def test_without_types_nothing_is_added(model):
     assert all((typed.parameters[k] == x).all() for k, x in plain.parameters.items() if k.startswith("model.items"))
 
 
+@pytest.mark.slow
 def test_types_help_where_they_matter(tmp_path):
     """On a circle of 12 items the next one is one further after a view and three after a purchase: without the type half of the
     answers can be right. A changed type changes what comes at it and after it, and nothing before."""
