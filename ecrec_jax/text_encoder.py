@@ -61,7 +61,8 @@ class TextEncoder:
 
 
 def of(config: Mapping[str, Any], corpus: Corpus) -> TextEncoder | None:
-    """What `model.text_encoder` names, if anything, with the texts of all items.
+    """What `model.text_encoder` names, if anything, with the texts of all items. It has its checkpoint's rates of dropout, or none
+    if the model has none.
 
     Raises:
         InputError: no texts, or the checkpoint is no BERT that sees both sides.
@@ -77,6 +78,8 @@ def of(config: Mapping[str, Any], corpus: Corpus) -> TextEncoder | None:
     inner = source.folder / "tokenizer"   # of a run
     folder = str(inner if inner.is_dir() else source.folder)
     facts, special = Facts(**source.facts, pooler=False), tokenise.facts(folder)
+    if config["model"]["dropout"] == 0:
+        facts = dataclasses.replace(facts, dropout=0.0, attention_dropout=0.0)
     ragged = tokenise.tokenise(folder, texts, None, facts.longest(length))
     none = np.array([special["cls_id"], special["sep_id"]], "i4")
     rows = [none, *(ragged[i][0] for i in range(len(texts))), none]

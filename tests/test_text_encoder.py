@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecrec_jax import build, evaluate, section
+from ecrec_jax import build, evaluate, section, text_encoder
 from ecrec_jax.block import normalise
 from ecrec_jax.loop import Loop
 from ecrec_jax.model.sasrec import TEXTS
@@ -113,6 +114,14 @@ def test_micro_batches_agree():
     curves = [world.curve(made := parts(*NEGATIVES, *words, dropout=0.1), world.batches(made.task, "next_item", 4))[0]
               for words in (["strategy.devices=1"], ["strategy.devices=1", "gradient=accumulate", "gradient.count=2"])]
     assert np.abs(curves[0] - curves[1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("rate,wanted", [(0.3, 0.1), (0.0, 0.0)])
+def test_a_model_without_dropout_has_none_in_its_texts(rate, wanted):
+    """So that debug=overfit overfits; otherwise its rates are those of its checkpoint."""
+    config = world.composed("experiment=next_item", f"model.dropout={rate}", f"model.text_encoder={ENCODER}")
+    found = text_encoder.of(config, SimpleNamespace(item_texts=(["a dress", "shoes"], 8), report={}))
+    assert (found.facts.dropout, found.facts.attention_dropout) == (wanted, wanted)
 
 
 def test_flops_count_every_item_once():
