@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.lookup import filled
+from ecrec_jax.matmul import matmul
 
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
 ALIGNED = 256           # ids that a piece has a multiple of: GPUs multiply others by slower kernels
@@ -17,7 +18,8 @@ LEAST = -1e8            # of a bias: ids below are in nobody's list
 
 def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S V"]:
     """All of them, f32."""
-    return (query @ table.T).astype(jnp.float32) + bias.astype(jnp.float32)
+    flat = matmul(query.reshape(-1, query.shape[-1]), table.T)
+    return flat.reshape(*query.shape[:-1], -1).astype(jnp.float32) + bias.astype(jnp.float32)
 
 
 @jax.custom_vjp
@@ -54,11 +56,10 @@ def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Ar
     edges, wide = pieces(query[..., 0].size * len(table), len(table)), query.astype(jnp.float32)
     of_query, of_table, of_bias = jnp.zeros_like(wide), [], []
     for first, end, (power, most) in zip(edges, edges[1:], found, strict=False):
-        scale = gradient[..., None] * jnp.exp(most - total[..., None])
-        of_query += (power @ table[first:end]).astype(jnp.float32) * scale
-        flat = power.reshape(-1, end - first).T
-        of_table.append(flat @ (wide * scale).astype(table.dtype).reshape(-1, table.shape[1]))
-        of_bias.append((flat @ scale.astype(table.dtype).reshape(-1, 1))[:, 0])
+        scale, flat = gradient[..., None] * jnp.exp(most - total[..., None]), power.reshape(-1, end - first)
+        of_query += matmul(flat, table[first:end]).reshape(query.shape).astype(jnp.float32) * scale
+        of_table.append(matmul(flat.T, (wide * scale).astype(table.dtype).reshape(-1, table.shape[1])))
+        of_bias.append((flat.T @ scale.astype(table.dtype).reshape(-1, 1))[:, 0])
     return of_query.astype(query.dtype), jnp.concatenate(of_table), jnp.concatenate(of_bias).astype(bias.dtype)
 
 

@@ -1,0 +1,51 @@
+"""A product of two matrices that CPUs with bfloat16 units make as fast as they can."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Array, Float
+
+
+def matmul(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
+    """a b, of the type of both.
+
+    On one CPU products in bfloat16 go another way: XLA has kernels for AMX and AVX-512 where the result is f32 and all three
+    matrices lie row by row, and otherwise makes a product in f32 (jax 0.10; docs/benchmarks.md). On several devices it would gather
+    what is divided among them before it lays it out.
+    """
+    if a.dtype != jnp.bfloat16 or jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return a @ b
+    return half(a, b)
+
+
+@jax.custom_vjp
+def half(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
+    """The product in bfloat16, its gradient made in the same way. Programs for other devices, compiled here, have a plain one."""
+    return jax.lax.platform_dependent(a, b, cpu=by_rows, default=jnp.matmul)
+
+
+def by_rows(a: Array, b: Array) -> Array:
+    """With everything laid out row by row: a transposed matrix is copied."""
+    made = jnp.matmul(laid_out(a), laid_out(b), preferred_element_type=jnp.float32)
+    return laid_out(made).astype(a.dtype)
+
+
+def laid_out(x: Array) -> Array:
+    """The array, its last axis contiguous."""
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
+
+def forward(a: Array, b: Array) -> tuple[Array, Any]:
+    """(the product, what the gradient needs)."""
+    return half(a, b), (a, b)
+
+
+def backward(kept: Any, gradient: Float[Array, "M N"]) -> tuple[Array, Array]:
+    """Of both matrices."""
+    a, b = kept
+    return half(gradient, b.T), half(a.T, gradient)
+
+
+half.defvjp(forward, backward)

@@ -1,0 +1,68 @@
+"""Products in bfloat16 on one CPU: the numbers of any other product, in steps of every way of computing layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ecrec_jax import matmul
+from ecrec_jax.step import make_step
+from tests import world
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """As on a machine with one CPU device; tests have eight."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 77), (65, 32, 2), (64, 384, 129)])
+def test_its_numbers_and_gradients_are_those_of_a_product(shape):
+    rng = np.random.default_rng(0)
+    m, k, n = shape
+    a, b, gradient = (jnp.asarray(rng.normal(size=size), jnp.bfloat16) for size in ((m, k), (k, n), (m, n)))
+    wide = [np.asarray(x, "f8") for x in (a, b, gradient)]
+    wanted = [wide[0] @ wide[1], wide[2] @ wide[1].T, wide[0].T @ wide[2]]
+
+    def run(a, b, gradient):
+        made, back = jax.vjp(matmul.half, a, b)
+        return made, *back(gradient)
+
+    once = jax.jit(run)(a, b, gradient)
+    twice = jax.jit(jax.vmap(run))(*(jnp.stack([x, x]) for x in (a, b, gradient)))
+    for x, both, y in zip(once, twice, wanted, strict=True):
+        assert x.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(x, "f8"), y, rtol=2**-8, atol=1e-5)   # the result alone is rounded
+        np.testing.assert_allclose(np.asarray(both, "f8"), np.stack([y, y]), rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("task,words", [("masked_lm", []), ("classification", ["model.scan=true", "model.remat=true"]),
+                                        ("next_item", []), ("classification", ["peft=bitfit"])])
+def test_training_on_one_cpu_goes_that_way_and_computes_the_same(alone, monkeypatch, task, words):
+    """Losses of a few steps beside those of plain products in bfloat16."""
+    words = ["model.dtype=bfloat16", "strategy.devices=1", *words]
+    laid, losses = [], []
+    for plain in (False, True):
+        with monkeypatch.context() as patch:
+            if plain:
+                patch.setattr(matmul, "half", jnp.matmul)
+            made = world.parts(task, *words)
+            given = world.batches(made.task, task, 4)
+            step = make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy)
+            laid.append("LayoutConstraint" in jax.jit(step).lower(*world.start(made), given[0]).as_text())
+            losses.append(world.curve(made, given)[0])
+    assert laid == [True, False]
+    assert np.abs(losses[0] - losses[1]).max() < 0.02 * losses[1].max()
+
+
+def test_numbers_in_f32_and_several_devices_keep_the_plain_product(monkeypatch):
+    def custom(dtype):
+        """Whether the product has a gradient of its own; jax remembers what it traced of a function."""
+        x = jnp.ones((3, 3), dtype)
+        return "custom_vjp" in str(jax.make_jaxpr(lambda a, b: matmul.matmul(a, b))(x, x))
+
+    assert not custom("bfloat16")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert custom("bfloat16") and not custom("float32")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not custom("bfloat16")
