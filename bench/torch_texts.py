@@ -6,6 +6,11 @@ import numpy as np
 import torch
 
 
+def mixed(dtype: str) -> torch.autocast:
+    """Where products are made in `dtype`, float32 or bfloat16; weights stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+
 class Texts:
     """Token ids end to end, with labels; batches of them for ever."""
 
