@@ -38,7 +38,7 @@ def parts_of(job: str, words: list[str]) -> build.Parts:
 def encoder(parts: build.Parts) -> Callable[[int], int]:
     """A function that encodes batches to unit vectors, one a text."""
     strategy, given = parts.strategy, steps.batches(parts, parts.feeds["train"], None)
-    parameters = strategy.place(parts.parameters)
+    parameters = strategy.place(jax.tree.map(parts.graph.cast, parts.parameters))   # once, as experiments.encode does
 
     def vectors(given: Parameters, batch: Batch) -> Float[Array, "B S D"]:
         pooled = block.average(parts.graph.net(given).model(batch), batch)

@@ -12,18 +12,19 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from ecrec_jax import pretrained, section
 from ecrec_jax.data import catalogue, pack, read, tokenise, vectors
+from ecrec_jax.data.feed import ahead
 from ecrec_jax.head.embed import Embed
 from ecrec_jax.net import Net, split
-from ecrec_jax.types import InputError
+from ecrec_jax.types import Batch, InputError
 from experiments import wiring
 
 KEYS = {"checkpoint": str, "input": str, "output": str, "item_column": str, "columns": list[str], "max_length": int,
-        "batch_size": int, "pooling": Literal["mean", "cls", "first"]}
+        "batch_size": int, "pooling": Literal["mean", "cls", "first"], "dtype": Literal["float32", "bfloat16"]}
 
 
 def main(config: dict[str, Any]) -> None:
@@ -42,35 +43,46 @@ def main(config: dict[str, Any]) -> None:
         raise InputError(f"output: {output} must end in .parquet")
     table = read.read(read.locate(asked["input"], ".", "input"))
     known = catalogue.texts(table, ("item_column", asked["item_column"]), ("columns", asked["columns"]))
-    found, cut = encoded(list(known.values()), asked["checkpoint"], asked["max_length"], asked["batch_size"], asked["pooling"])
+    found, cut = encoded(list(known.values()), asked["checkpoint"], asked["max_length"], asked["batch_size"], asked["pooling"],
+                         asked["dtype"])
     output.parent.mkdir(parents=True, exist_ok=True)
     vectors.write(output, list(known), found)
     print(f"{len(known)} vectors of {found.shape[1]} numbers, {cut} texts truncated to {asked['max_length']} tokens; written to "
           f"{output}")
 
 
-def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: int, pooling: Literal["mean", "cls", "first"]
-            ) -> tuple[Float[np.ndarray, "I F"], int]:
-    """(unit vectors, how many texts were cut)."""
+def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: int, pooling: Literal["mean", "cls", "first"],
+            dtype: Literal["float32", "bfloat16"] = "float32") -> tuple[Float[np.ndarray, "I F"], int]:
+    """(unit vectors, how many texts were cut). A batch is laid out, and another fetched, while one is computed in `dtype`."""
     loaded = pretrained.load(checkpoint)
     ragged = tokenise.tokenise(str(loaded.folder), list(texts), None, loaded.facts.longest(max_length))
     size, one = np.diff(ragged.offset), np.ones(len(texts), int)
     shape = pack.choose_shape(size, one, batch_size, int(size.max()), None, False)
     rows = pack.plan(size, one, shape, None)
-    (graph, parameters, _), made = split(Net(loaded.net.model, Embed(pooling))), None
+    graph, parameters, _ = split(Net(loaded.net.model, Embed(pooling)), dtype)
+    parameters = jax.tree.map(graph.cast, parameters)
     run = jax.jit(lambda weights, batch: graph.net(weights)(batch))   # weights closed over would be constants of the program
-    for first in tqdm(range(0, len(rows), shape.rows), "encode", leave=False, disable=None):
-        chosen = rows[first : first + shape.rows]
+
+    def laid(chosen: list[list[int]]) -> Batch:
         order = [i for row in chosen for i in row]
         given = [{"tokens": ragged[i][0], "type": ragged[i][1], "slot": np.zeros(1, "i4"), "label": np.zeros(1, "i4"),
                   "weight": np.ones(1, "f4")} for i in order]
-        batch = pack.lay(given, order, [r for r, row in enumerate(chosen) for _ in row],
-                         [i == 0 for row in chosen for i in range(len(row))], shape)
-        out = np.asarray(run(parameters, {key: jnp.asarray(x) for key, x in batch.items()}))
-        made = np.zeros((len(texts), out.shape[-1]), "f4") if made is None else made
+        return pack.lay(given, order, [r for r, row in enumerate(chosen) for _ in row],
+                        [i == 0 for row in chosen for i in range(len(row))], shape)
+
+    def taken(batch: Batch, out: Float[Array, "B S F"]) -> tuple[np.ndarray, np.ndarray]:
         real = batch["weight"] > 0
-        made[batch["example"][real]] = out[real]
-    return made, int(ragged.truncated.sum())
+        return batch["example"][real], np.asarray(out)[real]
+
+    steps = [rows[first : first + shape.rows] for first in range(0, len(rows), shape.rows)]
+    running, done = [], []
+    for batch in tqdm(ahead(iter(steps), laid), "encode", len(steps), leave=False, disable=None):
+        running.append((batch, run(parameters, {key: jnp.asarray(x) for key, x in batch.items()})))
+        if len(running) > 1:
+            done.append(taken(*running.pop(0)))
+    done += [taken(*last) for last in running]
+    place, vector = (np.concatenate(x) for x in zip(*done, strict=True))
+    return vector[np.argsort(place)], int(ragged.truncated.sum())
 
 
 if __name__ == "__main__":

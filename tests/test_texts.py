@@ -89,6 +89,8 @@ def test_texts_are_encoded_as_each_alone(tmp_path, capsys):
     whole, cut = encoded(texts, ENCODER, 32, 4, "mean")
     np.testing.assert_allclose(whole, np.concatenate([encoded([text], ENCODER, 32, 4, "mean")[0] for text in texts]), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    half, _ = encoded(texts, ENCODER, 32, 4, "mean", "bfloat16")
+    assert half.dtype == np.float32 and 0 < 1 - (half * whole).sum(-1).min() < 1e-3
     assert cut == 0 and encoded(texts, ENCODER, 4, 4, "first")[1] > 0 and np.abs(whole[0] - whole[1]).max() > 1e-3
     pd.DataFrame({"item": ["a", "b"], "text": ["dress", "shoes"], "brand": ["", "x"]}).to_csv(tmp_path / "items.csv", index=False)
     words = [f"checkpoint={ENCODER}", f"input={tmp_path / 'items.csv'}", "columns=[brand,text]", "batch_size=2"]
