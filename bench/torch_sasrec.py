@@ -1,9 +1,9 @@
-"""The opponent: SASRec in torch on the same histories; `python bench/torch_sasrec.py FORM HISTORIES.npz`.
+"""The opponent: SASRec in torch on the same histories; `python bench/torch_sasrec.py FORM DTYPE HISTORIES.npz`.
 
 FORM `stock`: random batches of 128, padded to the longest of the batch, logits of all items at every position, padding ignored by
 the loss. `tuned`: batches of histories of similar length, logits at real positions only. Both: padding on the right, so that SDPA's
-causal form needs no mask, fused Adam, dropout .1, 64 numbers an item, 2 layers, 1 head. Runs in an environment of its own; needs
-torch, nothing of ours.
+causal form needs no mask, fused Adam, dropout .1, 64 numbers an item, 2 layers, 1 head. DTYPE `bfloat16`: automatic mixed
+precision. Runs in an environment of its own; needs torch, nothing of ours.
 """
 
 import sys

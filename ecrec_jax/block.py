@@ -101,9 +101,10 @@ class Linear(nnx.Linear):
     """A dense layer that multiplies matrices: of arrays with more axes XLA computes the weight's gradient a fifth slower on CPU."""
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        flat, kernel = self.promote_dtype((x.reshape(-1, x.shape[-1]), self.kernel[...]), dtype=None)
-        made = matmul(flat, kernel) if self.bias is None else matmul(flat, kernel) + self.bias[...]
-        return made.reshape(*x.shape[:-1], self.out_features)
+        bias = self.bias if self.bias is None else self.bias[...]
+        flat, kernel, bias = self.promote_dtype((x.reshape(-1, x.shape[-1]), self.kernel[...], bias), dtype=self.dtype)
+        made = matmul(flat, kernel)
+        return (made if bias is None else made + bias).reshape(*x.shape[:-1], self.out_features)
 
 
 def initial(spread: float | str) -> Callable[..., Array]:

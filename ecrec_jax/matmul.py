@@ -11,18 +11,19 @@ from jaxtyping import Array, Float
 def matmul(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
     """a b, of the type of both.
 
-    On one CPU products in bfloat16 go another way: XLA has kernels for AMX and AVX-512 where the result is f32 and all three
+    On one CPU device products in bfloat16 go another way: XLA has kernels for AMX and AVX-512 where the result is f32 and all three
     matrices lie row by row, and otherwise makes a product in f32 (jax 0.10; docs/benchmarks.md). On several devices it would gather
     what is divided among them before it lays it out.
     """
-    if a.dtype != jnp.bfloat16 or jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not a.dtype == b.dtype == jnp.bfloat16 or jax.default_backend() != "cpu" or jax.device_count() > 1:
         return a @ b
     return half(a, b)
 
 
 @jax.custom_vjp
 def half(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
-    """The product in bfloat16, its gradient made in the same way. Programs for other devices, compiled here, have a plain one."""
+    """The product in bfloat16, its gradient (reverse mode alone) made in the same way. Programs that are compiled here for other
+    devices have a plain one."""
     return jax.lax.platform_dependent(a, b, cpu=by_rows, default=jnp.matmul)
 
 

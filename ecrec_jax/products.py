@@ -19,7 +19,7 @@ LEAST = -1e8            # of a bias: ids below are in nobody's list
 def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S V"]:
     """All of them, f32."""
     flat = matmul(query.reshape(-1, query.shape[-1]), table.T)
-    return flat.reshape(*query.shape[:-1], -1).astype(jnp.float32) + bias.astype(jnp.float32)
+    return flat.reshape(*query.shape[:-1], len(table)).astype(jnp.float32) + bias.astype(jnp.float32)
 
 
 @jax.custom_vjp

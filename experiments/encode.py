@@ -52,7 +52,7 @@ def main(config: dict[str, Any]) -> None:
 
 
 def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: int, pooling: Literal["mean", "cls", "first"],
-            dtype: Literal["float32", "bfloat16"] = "float32") -> tuple[Float[np.ndarray, "I F"], int]:
+            dtype: Literal["float32", "bfloat16"]) -> tuple[Float[np.ndarray, "I F"], int]:
     """(unit vectors, how many texts were cut). A batch is laid out, and another fetched, while one is computed in `dtype`."""
     loaded = pretrained.load(checkpoint)
     ragged = tokenise.tokenise(str(loaded.folder), list(texts), None, loaded.facts.longest(max_length))
@@ -70,19 +70,20 @@ def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: 
         return pack.lay(given, order, [r for r, row in enumerate(chosen) for _ in row],
                         [i == 0 for row in chosen for i in range(len(row))], shape)
 
-    def taken(batch: Batch, out: Float[Array, "B S F"]) -> tuple[np.ndarray, np.ndarray]:
+    made = np.zeros((len(texts), loaded.facts.width), "f4")
+
+    def take(batch: Batch, out: Float[Array, "B S F"]) -> None:
         real = batch["weight"] > 0
-        return batch["example"][real], np.asarray(out)[real]
+        made[batch["example"][real]] = np.asarray(out)[real]
 
     steps = [rows[first : first + shape.rows] for first in range(0, len(rows), shape.rows)]
-    running, done = [], []
+    running: list[tuple[Batch, Array]] = []
     for batch in tqdm(ahead(iter(steps), laid), "encode", len(steps), leave=False, disable=None):
         running.append((batch, run(parameters, {key: jnp.asarray(x) for key, x in batch.items()})))
         if len(running) > 1:
-            done.append(taken(*running.pop(0)))
-    done += [taken(*last) for last in running]
-    place, vector = (np.concatenate(x) for x in zip(*done, strict=True))
-    return vector[np.argsort(place)], int(ragged.truncated.sum())
+            take(*running.pop(0))
+    take(*running.pop())
+    return made, int(ragged.truncated.sum())
 
 
 if __name__ == "__main__":

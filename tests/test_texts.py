@@ -86,18 +86,20 @@ def test_refused(shop, tmp_path, capsys):
 def test_texts_are_encoded_as_each_alone(tmp_path, capsys):
     """Rows are shared, vectors aren't; the file names what it can't read."""
     texts = ["a red dress", "shoes", "a very warm coat for the winter", "the"]
-    whole, cut = encoded(texts, ENCODER, 32, 4, "mean")
-    np.testing.assert_allclose(whole, np.concatenate([encoded([text], ENCODER, 32, 4, "mean")[0] for text in texts]), atol=1e-6)
+    whole, cut = encoded(texts, ENCODER, 32, 4, "mean", "float32")
+    each = [encoded([text], ENCODER, 32, 4, "mean", "float32")[0] for text in texts]
+    np.testing.assert_allclose(whole, np.concatenate(each), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
     half, _ = encoded(texts, ENCODER, 32, 4, "mean", "bfloat16")
     assert half.dtype == np.float32 and 0 < 1 - (half * whole).sum(-1).min() < 1e-3
-    assert cut == 0 and encoded(texts, ENCODER, 4, 4, "first")[1] > 0 and np.abs(whole[0] - whole[1]).max() > 1e-3
+    assert cut == 0 and encoded(texts, ENCODER, 4, 4, "first", "float32")[1] > 0 and np.abs(whole[0] - whole[1]).max() > 1e-3
     pd.DataFrame({"item": ["a", "b"], "text": ["dress", "shoes"], "brand": ["", "x"]}).to_csv(tmp_path / "items.csv", index=False)
     words = [f"checkpoint={ENCODER}", f"input={tmp_path / 'items.csv'}", "columns=[brand,text]", "batch_size=2"]
     assert call("encode", *words, f"output={tmp_path / 'out.parquet'}") == 0
     kept = pq.read_table(tmp_path / "out.parquet")
     assert kept["item"].to_pylist() == ["a", "b"]
-    np.testing.assert_allclose(kept["vector"].to_pylist(), encoded(["dress", "x. shoes"], ENCODER, 64, 2, "mean")[0], atol=1e-6)
+    wanted, _ = encoded(["dress", "x. shoes"], ENCODER, 64, 2, "mean", "float32")
+    np.testing.assert_allclose(kept["vector"].to_pylist(), wanted, atol=1e-6)
     capsys.readouterr()
     pd.DataFrame({"item": ["a", "b", "a"], "text": ["x", "y", "z"]}).to_csv(tmp_path / "items.csv", index=False)
     assert call("encode", *words[:2], f"output={tmp_path / 'out.parquet'}") == 2
