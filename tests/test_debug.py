@@ -61,7 +61,7 @@ def test_infinity(monkeypatch):
     right = Pooler.__call__
     monkeypatch.setattr(Pooler, "__call__", lambda self, hidden: right(self, hidden) + jnp.exp(self.dense.bias[...]).sum())
     said = message(spoil=lambda name, x: x + 100 if name == "model.pooler.dense.bias" else x)
-    assert re.search(r"nan first appears in the forward pass, in head\.classifier, ecrec_jax/block\.py line \d+: ", said)
+    assert re.search(r"nan first appears in the forward pass, in head\.classifier, ecrec_jax/matmul\.py line \d+: ", said)
     assert said.endswith("; the largest parameter is 100, in model.pooler.dense.bias")
 
 
