@@ -1,11 +1,13 @@
-"""Metrics on the host, over whole columns; classification and regression come from scikit-learn and SciPy."""
+"""Metrics on the host, over whole columns; classification and regression come from scikit-learn and SciPy.
+
+Both are imported where they are used: they take seconds, and training begins long before it measures.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn import metrics as sk
 
 
 def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
@@ -15,6 +17,8 @@ def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"]
     Log loss is −mean log p(label) in nats, p at least 2e-16, without the weights, smoothing and focus of a training loss.
     Classes without an example count with F1 = 0 in the macro mean; both areas are left out where a class is missing.
     """
+    from sklearn import metrics as sk
+
     predicted, ids = scores.argmax(-1), np.arange(len(labels))
     found: dict[str, Any] = {"accuracy": float(sk.accuracy_score(label, predicted))}
     for name in ("macro", "micro", "weighted"):
@@ -38,6 +42,8 @@ def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"]
 
 def multi_label(label: Float[np.ndarray, "E C"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
     """Subset accuracy, macro/micro/weighted F1 at threshold .5, ROC-AUC and PR-AUC (macro over labels that have both values)."""
+    from sklearn import metrics as sk
+
     truth, predicted = label > 0.5, scores > 0.5
     found: dict[str, Any] = {"accuracy": float(sk.accuracy_score(truth, predicted))}
     for name in ("macro", "micro", "weighted"):
@@ -71,6 +77,8 @@ def calibration(
 
 def regression(label: Float[np.ndarray, "E"], value: Float[np.ndarray, "E"]) -> dict[str, float]:
     """MAE, RMSE, R², Spearman's rank correlation (left out where one side is constant)."""
+    from sklearn import metrics as sk
+
     found = {
         "mae": float(sk.mean_absolute_error(label, value)),
         "rmse": float(sk.root_mean_squared_error(label, value)),
@@ -78,7 +86,7 @@ def regression(label: Float[np.ndarray, "E"], value: Float[np.ndarray, "E"]) -> 
     if len(label) > 1 and np.ptp(label) > 0:
         found["r2"] = float(sk.r2_score(label, value))
         if np.ptp(value) > 0:
-            from scipy import stats  # takes a second
+            from scipy import stats
 
             found["spearman"] = float(stats.spearmanr(label, value).statistic)
     return found

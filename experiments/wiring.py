@@ -166,4 +166,4 @@ class Stop:
 def compilation_cache() -> None:
     """Keep compiled programs on disk, so that the second start of a configuration is quick."""
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
