@@ -18,6 +18,17 @@ GOLDEN = 0x9E3779B9     # 2^32 over the golden ratio: consecutive numbers land f
 HEAD_SITE = 1 << 16     # dropout sites below belong to the model, from here on to the head
 
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {   # by name, so that equal layers are equal
+    "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),   # jax.nn's has erfc, which takes longer on CPU
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
 class Constant(nnx.Variable):
     """An array that is an input of the step and never trained: text features, popularity, a teacher's table."""
 
@@ -128,18 +139,9 @@ def activation(name: str) -> Callable[[Array], Array]:
     Raises:
         InputError: the name is none of those implemented.
     """
-    table = {
-        "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),   # jax.nn's has erfc, which takes longer on CPU
-        "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-        "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-        "relu": jax.nn.relu,
-        "silu": jax.nn.silu,
-        "swish": jax.nn.silu,
-        "tanh": jnp.tanh,
-    }
-    if name not in table:
-        raise InputError(f"activation {name!r} is not implemented; known are {', '.join(table)}")
-    return table[name]
+    if name not in ACTIVATIONS:
+        raise InputError(f"activation {name!r} is not implemented; known are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def read(hidden: Float[Array, "B L D"], slot: Int[Array, "B S"]) -> Float[Array, "B S D"]:

@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2019): the encoder, with attribute names as in Hugging Face's Flax tree."""
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -97,33 +98,29 @@ class Encoder(nnx.Module):
     def __init__(self, layers: list[Layer], remat: bool, scan: bool):
         self.layer, self.remat, self.scan = nnx.List(layers), remat, scan
 
-    def one(self, number: int, x: Float[Array, "B L D"], noise: Noise | None, look: Look) -> Float[Array, "B T D"]:
-        """What layer `number` makes of its input."""
-        run = lambda x: self.layer[number](x, noise, 3 * number + 1, look)  # noqa: E731
-        return (jax.checkpoint(run) if self.remat else run)(x)
+    def through(self, noise: Noise | None, look: Look) -> Callable[[Array, int], Float[Array, "B T D"]]:
+        """What a layer, named by its number, makes of an input; traced once for all of them."""
+        run = lambda layer, x, site: layer(x, noise, site, look)  # noqa: E731
+        one = jax.jit(jax.checkpoint(run) if self.remat else run)
+        return lambda x, number: one(self.layer[number], x, 3 * number + 1)
 
     def loop(self, x: Float[Array, "B L D"], noise: Noise | None, look: Look) -> Float[Array, "B L D"]:
         """What all layers but the last make of the input, one program run again and again."""
         layers = self.layer[:-1]
-        definition, _ = nnx.split(layers[0])   # all layers have the same
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, layers))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
-        def run(x: Array, given: tuple[Site, nnx.State]) -> tuple[Array, None]:
-            site, parameters = given
-            return nnx.merge(definition, parameters)(x, noise, site, look), None
+        def run(x: Array, given: tuple[Layer, Site]) -> tuple[Array, None]:
+            return given[0](x, noise, given[1], look), None
 
         body = jax.checkpoint(run, prevent_cse=False) if self.remat else run   # a loop's body is not merged with another
-        return jax.lax.scan(body, x, (3 * jnp.arange(len(layers)) + 1, stacked))[0]
+        return jax.lax.scan(body, x, (stacked, 3 * jnp.arange(len(layers)) + 1))[0]
 
     def __call__(self, x: Float[Array, "B L D"], noise: Noise | None, look: Look, last: Look) -> Float[Array, "B T D"]:
         """The last layer's output; that one looks as `last` says."""
-        before = len(self.layer) - 1
-        if self.scan and before:
-            x = self.loop(x, noise, look)
-        else:
-            for number in range(before):
-                x = self.one(number, x, noise, look)
-        return self.one(before, x, noise, last)
+        before, through = len(self.layer) - 1, self.through(noise, look)
+        looped = self.scan and before
+        x = self.loop(x, noise, look) if looped else functools.reduce(through, range(before), x)
+        return (through if last is look else self.through(noise, last))(x, before)
 
 
 class Pooler(nnx.Module):
@@ -176,9 +173,9 @@ class Bert(nnx.Module):
 
     def states(self, batch: Batch) -> list[Float[Array, "B L D"]]:
         """The embeddings' output and every layer's, without dropout."""
-        look, states = self.look(batch, None), [self.embeddings(batch, None)]
+        through, states = self.encoder.through(None, self.look(batch, None)), [self.embeddings(batch, None)]
         for number in range(len(self.encoder.layer)):
-            states.append(self.encoder.one(number, states[-1], None, look))
+            states.append(through(states[-1], number))
         return states
 
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: Strategy | None = None,
@@ -187,8 +184,9 @@ class Bert(nnx.Module):
         they are few."""
         if slot is not None and 2 * slot.shape[1] > batch["tokens"].shape[1]:
             return read(self(batch, noise, strategy), slot)
-        looks = self.look(batch, strategy), self.look(batch, strategy, slot)
-        return self.encoder(named("embeddings", self.embeddings, batch, noise), noise, *looks)
+        look = self.look(batch, strategy)
+        last = look if slot is None else self.look(batch, strategy, slot)
+        return self.encoder(named("embeddings", self.embeddings, batch, noise), noise, look, last)
 
     def table(self) -> Float[Array, "V D"]:
         """The word vectors, for heads that tie to them."""
