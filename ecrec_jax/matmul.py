@@ -1,5 +1,8 @@
 """A product of two matrices that CPUs with bfloat16 units make as fast as they can."""
 
+import functools
+import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,13 +14,20 @@ from jaxtyping import Array, Float
 def matmul(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
     """a b, of the type of both.
 
-    On one CPU device products in bfloat16 go another way: XLA has kernels for AMX and AVX-512 where the result is f32 and all three
-    matrices lie row by row, and otherwise makes a product in f32 (jax 0.10; docs/benchmarks.md). On several devices it would gather
-    what is divided among them before it lays it out.
+    On one CPU device with `units` products in bfloat16 go another way: XLA has kernels for AMX and AVX-512 where the result is f32
+    and all three matrices lie row by row, and otherwise makes a product in f32 (jax 0.10; docs/benchmarks.md). On several devices
+    it would gather what is divided among them before it lays it out.
     """
-    if not a.dtype == b.dtype == jnp.bfloat16 or jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not a.dtype == b.dtype == jnp.bfloat16 or jax.default_backend() != "cpu" or jax.device_count() > 1 or not units():
         return a @ b
     return half(a, b)
+
+
+@functools.cache
+def units() -> bool:
+    """Whether this machine's CPU multiplies in bfloat16, as Linux says of x86; without it that way takes longer."""
+    told = Path("/proc/cpuinfo")
+    return told.is_file() and bool(re.search(r"\b(amx|avx512)_bf16\b", told.read_text()))
 
 
 @jax.custom_vjp

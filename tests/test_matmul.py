@@ -12,8 +12,9 @@ from tests import world
 
 @pytest.fixture
 def alone(monkeypatch):
-    """As on a machine with one CPU device; tests have eight."""
+    """As on a machine with one CPU device that multiplies in bfloat16; tests have eight devices, of any kind."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(matmul, "units", lambda: True)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 77), (65, 32, 2), (64, 384, 129)])
@@ -55,14 +56,28 @@ def test_training_on_one_cpu_goes_that_way_and_computes_the_same(alone, monkeypa
     assert np.abs(losses[0] - losses[1]).max() < 0.02 * losses[1].max()
 
 
-def test_numbers_in_f32_and_several_devices_keep_the_plain_product(monkeypatch):
+def test_numbers_in_f32_several_devices_and_other_cpus_keep_the_plain_product(monkeypatch):
     def custom(dtype):
         """Whether the product has a gradient of its own; jax remembers what it traced of a function."""
         x = jnp.ones((3, 3), dtype)
         return "custom_vjp" in str(jax.make_jaxpr(lambda a, b: matmul.matmul(a, b))(x, x))
 
+    monkeypatch.setattr(matmul, "units", lambda: True)
     assert not custom("bfloat16")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert custom("bfloat16") and not custom("float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(matmul, "units", lambda: False)
+        assert not custom("bfloat16")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert not custom("bfloat16")
+
+
+@pytest.mark.parametrize("told,able", [("flags : fpu avx512_bf16 amx_tile", True), ("flags\t: fma amx_bf16", True),
+                                       ("flags : fpu avx2 fma", False), ("Features : asimd bf16", False), (None, False)])
+def test_units_are_those_that_linux_names(told, able, tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    if told is not None:
+        path.write_text(f"processor : 0\n{told}\n")
+    monkeypatch.setattr(matmul, "Path", lambda name: path)
+    assert matmul.units.__wrapped__() is able
