@@ -14,6 +14,7 @@ FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"   # where each operation comes from: a tenth of the time to trace and compile
 os.environ["ECREC_CACHE"] = str(Path(tempfile.gettempdir()) / f"ecrec-test-cache-{os.getuid()}")
 NEAR = Path(__file__).parents[2] / "shared" / "data"   # data sets that don't ship, if they are at hand
 if NEAR.is_dir():
