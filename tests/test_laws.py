@@ -12,6 +12,7 @@ import pytest
 
 from ecrec_jax import evaluate, section
 from ecrec_jax.block import read
+from ecrec_jax.model.bert import Layer
 from ecrec_jax.step import make_columns, make_step
 from ecrec_jax.types import Facts, InputError, Noise, State
 from tests import world
@@ -248,6 +249,17 @@ def test_layers_are_computed_as_asked(way, loops, again):
     batch = jax.tree.map(jnp.asarray, world.batches(made.task, "classification", 1)[0])
     found = list(primitives(jax.make_jaxpr(lambda p: made.graph.net(p).model(batch))(made.parameters).jaxpr))
     assert (found.count("scan"), found.count("checkpoint") + found.count("remat2")) == (loops, again)
+
+
+def test_layers_are_traced_once(monkeypatch):
+    """Three layers cost the time to trace one; a last layer that reads at slots alone is another."""
+    made, traced, right = shallow("masked_lm", "model.depth=3"), [], Layer.__call__
+    monkeypatch.setattr(Layer, "__call__", lambda self, *given: traced.append(self) or right(self, *given))
+    batch = jax.tree.map(jnp.asarray, world.batches(made.task, "masked_lm", 1)[0])
+    for slot, times in ((None, 1), (batch["slot"], 2)):
+        traced.clear()
+        jax.make_jaxpr(lambda p, slot=slot: made.graph.net(p).model(batch, slot=slot))(made.parameters)
+        assert len(traced) == times
 
 
 # ---- precision
