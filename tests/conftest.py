@@ -40,6 +40,16 @@ def forget():
     gc.collect()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def undrawn():
+    """Runs in this process draw no plots, which take two seconds each, but where a test puts what this yields back."""
+    from experiments.train import plot
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.train.plot", lambda folder: None)
+        yield plot
+
+
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """all-MiniLM-L6-v2 from the package that carries it."""

@@ -18,8 +18,18 @@ from ecrec_jax.types import Facts, InputError, Noise, State
 from tests import world
 
 TASKS = world.names("task")
-SCRATCH = [name for name in world.names("model") if not world.section_of("model", name).get("checkpoint") and name != "bert"
-           and not world.section_of("model", name)["_target_"].startswith("ecrec_jax.model.clicks.")]   # of fields: test_clicks.py
+
+
+def distinct(models):
+    """Of models that are the same once they are shrunken, such as the sizes of BERT, the first."""
+    keys = {word.partition("=")[0].removeprefix("model.") for word in world.SMALL}
+    told = [tuple(sorted((k, str(x)) for k, x in world.section_of("model", name).items() if k not in keys)) for name in models]
+    return [name for i, name in enumerate(models) if told[i] not in told[:i]]
+
+
+SCRATCH = distinct([name for name in world.names("model") if name != "bert"
+                    and not world.section_of("model", name).get("checkpoint")
+                    and "clicks" not in world.section_of("model", name)["_target_"]])   # models of fields: test_clicks.py
 
 
 def outputs(made, batch, noise=None):
@@ -31,6 +41,14 @@ def outputs(made, batch, noise=None):
 def shallow(task, *overrides, **options):
     """Parts with one layer: where what is shown lies outside the encoder, two take half as long again."""
     return world.parts(task, "model.depth=1", *overrides, **options)
+
+
+@pytest.mark.parametrize("words", [("model=esasrec", "model.width=24", "task=simcse", "seed=3"),
+                                   ("head.pooling=mean", "strategy=fsdp", "strategy.table_rows=8", "model.causal=True"),
+                                   ("optimizer.learning_rate=1e-2", "optimizer.schedule=constant", "model=bilstm", "epochs=2")])
+def test_the_small_world_is_hydra_s(words):
+    wanted, found = world.composed(*words), world.drawn_up(*words)
+    assert found == wanted and [*found] == [*wanted]
 
 
 # ---- model
@@ -222,7 +240,7 @@ def deep(task, peft):
 
 
 @pytest.mark.parametrize("task,way,strategy,devices,peft",
-                         [case if case[1:3] in (("scan", "jit"), ("both", "fsdp"))
+                         [case if case[1:3] == ("both", "fsdp")
                           else pytest.param(*case, marks=pytest.mark.slow) for case in WHERE])
 def test_how_layers_are_computed_changes_nothing(task, way, strategy, devices, peft):
     given, wanted, end = deep(task, peft)

@@ -184,11 +184,12 @@ def test_what_several_are_worth():
 
 
 # ---- commands
-def test_runs_with_several_relevant_items(log, tmp_path):  # noqa: F811
+def test_runs_with_several_relevant_items(log, tmp_path, undrawn, monkeypatch):  # noqa: F811
     """A network, read again, and baselines: lists of targets and ranks, the same numbers from them, and pairs of rows compared."""
     kinds = written(tmp_path / "items.csv", "item,category\n" + "".join(f"i{i},{i // 6}\n" for i in range(30)))
     words = [*WORDS, f"data.path={log}", "data.split=last_n", "data.last=2", "best.metric=map@5", f"data.items={kinds}"]
     run, rows = tmp_path / "run", {}
+    monkeypatch.setattr("experiments.train.plot", undrawn)
     assert call("train", *words, "epochs=2", "data.batch_size=32", f"run_dir={run}") == 0
     for name in ("item_knn", "popularity"):
         assert call("baseline", *words, f"baseline={name}", f"run_dir={tmp_path / name}") == 0
