@@ -242,11 +242,12 @@ def test_what_leaks_is_refused(ends, times, said):
         holdout.check(given, times and [np.array(x) for x in times])
 
 
-@pytest.mark.parametrize("split", ["time", pytest.param("users", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["time", "users"])
 def test_runs_of_other_splits(split, log, tmp_path):
     """The circle is learnt from users who aren't tested, or from the beginning of all."""
-    assert call("train", *WORDS, f"data.path={log}", f"data.split={split}", "data.split_at=[0.6,0.8]", "epochs=30",
-                "data.batch_size=32", "optimizer.learning_rate=1e-2", f"run_dir={tmp_path / 'run'}") == 0
+    assert call("train", *WORDS, f"data.path={log}", f"data.split={split}", "data.split_at=[0.6,0.8]", "epochs=8",
+                "data.batch_size=8", "optimizer.learning_rate=1e-2", f"run_dir={tmp_path / 'run'}") == 0
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
     about = json.loads((tmp_path / "run" / "protocol.json").read_text())
     assert found["test/recall@5"] > 0.7 and about["split"] == f"by {split} at 0.6 and 0.8, the next item"
@@ -471,7 +472,7 @@ WORDS = ["experiment=next_item", "data=sequences", "model.width=16", "model.feed
 def circle(log):
     """A run that learnt the circle."""
     run = log.parent / "run"
-    more = ["epochs=40", "data.batch_size=32", "optimizer.learning_rate=1e-2", f"data.path={log}", f"run_dir={run}"]
+    more = ["epochs=10", "data.batch_size=8", "optimizer.learning_rate=1e-2", f"data.path={log}", f"run_dir={run}"]
     assert call("train", *WORDS, *more) == 0
     return run
 
@@ -650,6 +651,7 @@ def test_a_run_says_what_its_lists_are_worth(log, tmp_path):
     assert found["test/price_ndcg@5"] == pytest.approx(found["test/ndcg@5"])
 
 
+@pytest.mark.slow
 def test_a_table_compares_users(log, tmp_path):
     """Rows on the same users and labels are tested in pairs; coverage, which is no mean over users, isn't."""
     small = [*WORDS, f"data.path={log}"]

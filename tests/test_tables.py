@@ -42,41 +42,47 @@ def rows_word(rows):
     return "table.rows=" + re.sub(r'"([\w./]+)": ', r"\1: ", json.dumps(rows))
 
 
-def test_table(tmp_path, capsys):
+@pytest.mark.parametrize("pretrained", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_table(pretrained, tmp_path, capsys):
     """Two seeds in one program, from another row's; a baseline beside published numbers; what fails, is missing, done, or old."""
     out, small = tmp_path / "table", [*TINY, "data.limit=100", "steps=2", "tracker=[jsonl]"]
-    rows = [{"name": "pre", "hidden": True, "replicas": True, "overrides": ["experiment=pretrain", *small]},
-            {"name": "majority", "command": "baseline", "seeds": [0],
+    pre = {"name": "pre", "hidden": True, "replicas": True, "overrides": ["experiment=pretrain", *small]}
+    made = [{"name": "majority", "command": "baseline", "seeds": [0],
              "overrides": ["experiment=sentiment", "baseline=majority", "data.limit=100"],
              "published": {f"test/{key}": {"value": x, "source": "A"} for key, x in (("accuracy", 0.83), ("macro_f1", 0.6))}},
-            {"name": "{head.pooling} | from it", "from": "pre", "against": "majority", "grid": {"head.pooling": ["cls"]},
-             "replicas": True, "overrides": ["experiment=sentiment", *small]},
-            {"name": "broken", "overrides": ["experiment=classify", f"data.path={tmp_path / 'bad.csv'}"]},
+            {"name": "{head.pooling} | of it", "against": "majority", "grid": {"head.pooling": ["cls"]}, "replicas": True,
+             "overrides": ["experiment=sentiment", *small]}]
+    lost = [{"name": "broken", "overrides": ["experiment=classify", f"data.path={tmp_path / 'bad.csv'}"]},
             {"name": "no data", "overrides": ["experiment=classify", "data.path=nowhere.csv"]},
             {"name": "no weights", "overrides": ["experiment=sentiment", "model=bert", "model.checkpoint=/no/where"]}]
     (tmp_path / "bad.csv").write_text("text,label\nonly one row,a\n")
-    words = ["table=quickstart", rows_word(rows), "seeds=2", f"out={out}"]
-    assert call("table", "table=quickstart", rows_word([rows[0], *rows[3:]]), "seeds=2", f"out={out}", "plan=true") == 0
+    if pretrained:
+        made = [pre, made[0], {**made[1], "from": "pre"}]
+    words = ["table=quickstart", rows_word(made + lost), "seeds=2", f"out={out}"]
+    planned = [pre] * pretrained + lost
+    assert call("table", "table=quickstart", rows_word(planned), "seeds=2", f"out={out}", "plan=true") == 0
     said = capsys.readouterr().out
-    assert "| pre | 2 | 0 | 2 | 0" in said and "not here: no data: data.path" in said and "about" in said and not out.exists()
+    assert ("| pre | 2 | 0 | 2 | 0" in said) is pretrained
+    assert "not here: no data: data.path" in said and "about" in said and not out.exists()
     assert call("table", *words) == 1
     said, text = capsys.readouterr().out, (out / "table.md").read_text()
-    assert "| cls \\| from it | 2 | [" in text and "only one value" in text and "[1/" in said
+    assert "| cls \\| of it | 2 | [" in text and "only one value" in text and "[1/" in said
     assert "| majority | 1 | [**0.820**](majority/) | 0.830, -0.010: within 5% |" in text and "-0.149: outside 5%" in text
     assert "| no data | 0 | data not here |" in text and "no weights: model.checkpoint: /no/where" in text
-    assert "| cls \\| from it | majority | accuracy |" in text and "too few seeds" in text
+    assert "| cls \\| of it | majority | accuracy |" in text and "too few seeds" in text
     tex = (out / "table.tex").read_text()
     assert r"\textbf{0.820" in tex and r"\underline{" in tex and tex.count(r"\\") == 6
     assert (out / "table.png").stat().st_size > 5000
     csv = pd.read_csv(out / "table.csv")
-    assert set(csv.row) == {"majority", "cls | from it"} and (csv.n == [1, 1, 2, 2]).all()
+    assert set(csv.row) == {"majority", "cls | of it"} and (csv.n == [1, 1, 2, 2]).all()
     runs = [Path(folder) for cell in csv.runs for folder in cell.split()]
-    assert "export" in (runs[-1] / "config.yaml").read_text() and "parameter" in (runs[-2] / "log.txt").read_text()
+    assert ("export" in (runs[-1] / "config.yaml").read_text()) is pretrained
+    assert "parameter" in (runs[-2] / "log.txt").read_text()
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
-    made = json.loads((runs[0] / "environment.json").read_text())
-    (runs[0] / "environment.json").write_text(json.dumps(made | {"code": "other"}))
-    words[1] = rows_word(rows[:3])
-    assert len(stamps) == 5 and call("table", *words) == 0                   # what is done is skipped
+    about = json.loads((runs[0] / "environment.json").read_text())
+    (runs[0] / "environment.json").write_text(json.dumps(about | {"code": "other"}))
+    words[1] = rows_word(made)
+    assert len(stamps) == 3 + 2 * pretrained and call("table", *words) == 0                   # what is done is skipped
     assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
     assert "| majority† | 1" in (out / "table.md").read_text()
     kept = runs[0] / "summary.json"

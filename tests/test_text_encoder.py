@@ -92,8 +92,8 @@ def test_an_item_has_one_dropout_a_step():
     assert len(both) > 10 and np.abs(first - second).max() < 1e-6 and np.abs(first - later).max() > 1e-2
 
 
-@pytest.mark.parametrize("strategy", ["jit", "fsdp strategy.table_rows=80", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in world.names("strategy") if name != "jit")])
+@pytest.mark.parametrize("strategy", ["fsdp strategy.table_rows=80", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in world.names("strategy"))])
 def test_strategies_agree(strategy):
     """With tables that are never put together too, where devices meet in every tile of texts."""
     found = []

@@ -16,7 +16,7 @@ from tests.test_commands import call
 
 ENCODER = str(GOLDEN / "bert" / "sequence_classification")
 WORDS = ["experiment=next_item", "data=sequences", "model.width=16", "model.feed_forward=16", "model.depth=1", "data.max_length=10",
-         "task.cutoffs=[5]", "task.most=5", "tracker=[jsonl]", "best.metric=ndcg@5", "epochs=15", "data.batch_size=32",
+         "task.cutoffs=[5]", "task.most=5", "tracker=[jsonl]", "best.metric=ndcg@5", "epochs=4", "data.batch_size=8",
          "optimizer.learning_rate=1e-2"]
 ITEMS = 40
 
