@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +140,12 @@ def test_cleaning_and_its_counts(raw, cleaned, rules):
     counts = Counter()
     assert clean.clean(raw, counts) == cleaned
     assert {rule for rule, n in counts.items() if n} == rules and set(counts.values()) <= {0, 1}
+
+
+def test_text_that_prints_has_no_control_characters():
+    """Of all characters, those that are taken out are none that `str.isprintable` lets pass."""
+    gone = clean.CONTROL.findall("".join(map(chr, range(sys.maxunicode + 1))))
+    assert len(gone) == 65 - 3 + 3 + 2048 and not any(x.isprintable() for x in gone)   # all controls but tab, line feed, return
 
 
 def test_cleaning_is_reported(tmp_path):

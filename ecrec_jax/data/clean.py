@@ -12,7 +12,6 @@ from jaxtyping import Int
 ATTRIBUTE = r"""\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s<>"']+)"""   # with a value, or "x <y and z> w" would hold a tag
 TAG = re.compile(rf"<(?:/?[a-zA-Z][\w:-]*(?:{ATTRIBUTE})*\s*/?|!--.*?--)>", re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ud800-\udfff]")
-SPACE = re.compile(r"\s+")
 
 
 def clean(text: str | None, counts: Counter[str]) -> str:
@@ -23,9 +22,9 @@ def clean(text: str | None, counts: Counter[str]) -> str:
     text = text or ""
     for name, rule in (
         ("html", lambda t: TAG.sub(" ", html.unescape(t)) if "<" in t or "&" in t else t),
-        ("control characters", lambda t: CONTROL.sub("", t)),
+        ("control characters", lambda t: t if t.isprintable() else CONTROL.sub("", t)),
         ("unicode form", lambda t: t if t.isascii() else unicodedata.normalize("NFC", t)),
-        ("white space", lambda t: SPACE.sub(" ", t).strip()),
+        ("white space", lambda t: " ".join(t.split())),
     ):
         new = rule(text)
         counts[name] += new != text
