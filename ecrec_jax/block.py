@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from ecrec_jax.matmul import matmul
 from ecrec_jax.norm import layer_norm
 from ecrec_jax.types import Batch, InputError, Noise
+from ecrec_jax.weights import initial
 
 GOLDEN = 0x9E3779B9     # 2^32 over the golden ratio: consecutive numbers land far apart
 HEAD_SITE = 1 << 16     # dropout sites below belong to the model, from here on to the head
@@ -118,19 +119,14 @@ class Linear(nnx.Linear):
         return (made if bias is None else made + bias).reshape(*x.shape[:-1], self.out_features)
 
 
-def initial(spread: float | str) -> Callable[..., Array]:
-    """Normal(0, spread); of `glorot`, normal(0, √(2 / (inputs + outputs))) (Glorot & Bengio 2010)."""
-    return nnx.initializers.variance_scaling(1.0, "fan_avg", "normal") if spread == "glorot" else nnx.initializers.normal(spread)
-
-
 def linear(inputs: int, outputs: int, spread: float | str, rngs: nnx.Rngs) -> Linear:
     """A dense layer with an `initial` kernel, BERT's (Devlin et al. 2019) if normal, and zero bias."""
-    return Linear(inputs, outputs, kernel_init=initial(spread), rngs=rngs)
+    return Linear(inputs, outputs, kernel_init=initial(spread, rngs), rngs=rngs)
 
 
 def embedding(count: int, width: int, spread: float | str, rngs: nnx.Rngs) -> nnx.Embed:
     """A table of `count` vectors, `initial`."""
-    return nnx.Embed(count, width, embedding_init=initial(spread), rngs=rngs)
+    return nnx.Embed(count, width, embedding_init=initial(spread, rngs), rngs=rngs)
 
 
 def activation(name: str) -> Callable[[Array], Array]:

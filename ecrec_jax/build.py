@@ -17,9 +17,10 @@ from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.net import Graph, Net, split
 from ecrec_jax.section import FACTS, RATES, arguments, make, target
-from ecrec_jax.source import Source, best, fit, load_facts, read
+from ecrec_jax.source import Source, best, fit, load_facts, read, whole
 from ecrec_jax.text_encoder import TextEncoder
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
+from ecrec_jax.weights import Later, after
 
 OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys of every option of a noun that are not its
         "strategy": {"coordinator", "processes", "process_id"}}          # constructor's
@@ -142,17 +143,18 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
 
 
 def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source | None,
-            vectors: Float[np.ndarray, "V F"] | None = None, texts: TextEncoder | None = None) -> Parts:
-    """Model, head, task and the holes of the step; arrays from the seed, then from the checkpoint. Models that read items'
-    texts, and tasks that measure lists of them, are given their `vectors`, or the `texts` with an encoder."""
+            vectors: Float[np.ndarray, "V F"] | None = None, texts: TextEncoder | None = None, later: bool = False) -> Parts:
+    """Model, head, task and the holes of the step; arrays from the seed and the checkpoint, or `later` from the caller. Models that
+    read items' texts, and tasks that measure lists of them, are given their `vectors`, or the `texts` with an encoder."""
     if facts.causal and config["head"].get("pooling") in ("cls", "first"):
         raise InputError(f"head.pooling is {config['head']['pooling']}, but the first token of a causal model sees no other: set "
                          "head.pooling=mean, or model.causal=false to let all tokens see each other")
-    rngs = nnx.Rngs(config["seed"])
+    seed = config["seed"]
+    rngs = Later(seed) if later or (source and whole(source, facts)) else nnx.Rngs(seed)
     told = {noun: {"vectors": vectors} if "vectors" in arguments(target(config[noun], noun)) else {} for noun in ("model", "task")}
-    reading = {"text_encoder": texts.module(nnx.Rngs(config["seed"])), "texts": texts.texts} if texts else {}
+    reading = {"text_encoder": texts.module(seed, later), "texts": texts.texts} if texts else {}
     model = make(constructors(config, "model"), "model", facts, rngs=rngs, **told["model"], **reading)
-    seeded = {"rngs": rngs} if "rngs" in arguments(target(config["head"], "head")) else {}
+    seeded = {"rngs": after(rngs, seed)} if "rngs" in arguments(target(config["head"], "head")) else {}
     graph, parameters, constants = split(Net(model, make(config["head"], "head", facts, **seeded)), config["model"]["dtype"])
     parameters = texts.fill(parameters) if texts else parameters
     report: dict[str, Any] = {"new": list(parameters) if source else [], "unread": []}
@@ -185,7 +187,7 @@ def rebuild(folder: Path, config: Mapping[str, Any]) -> Parts:
     bare = dict(config, model={**config["model"], "checkpoint": None, **here})
     kept = folder / VECTORS
     vectors = np.load(kept, allow_pickle=False) if kept.is_file() else None
-    parts = network(bare, facts, str(folder / "tokenizer"), None, vectors, text_encoder.kept(folder, config))
+    parts = network(bare, facts, str(folder / "tokenizer"), None, vectors, text_encoder.kept(folder, config), later=True)
     weights = best(folder, config)
     parameters = {name: jax.numpy.asarray(weights[name]) for name in parts.parameters}
     read = parts.texts.read(parts.graph, parameters | parts.constants) if parts.texts else {}

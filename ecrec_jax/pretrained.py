@@ -19,8 +19,9 @@ from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.factored import Factored
 from ecrec_jax.net import Net, split
 from ecrec_jax.section import make
-from ecrec_jax.source import OPTIONAL, fit, read
+from ecrec_jax.source import OPTIONAL, fit, read, whole
 from ecrec_jax.types import Batch, Facts, InputError, Noise, Parameters
+from ecrec_jax.weights import Later, after
 
 
 class Hidden(nnx.Module):
@@ -60,7 +61,7 @@ def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm", 
              "masked_lm": "ecrec_jax.head.tokens.Tokens", "causal_lm": "ecrec_jax.head.tokens.Tokens"}
     if head not in heads:
         raise InputError(f"head {head!r} is none of None, 'sequence_classification', 'masked_lm', 'causal_lm'")
-    source, rngs = read(checkpoint), nnx.Rngs(seed)
+    source = read(checkpoint)
     if source.facts.get("heads") is None:
         raise InputError(f"{source.folder}: its model is no BERT")
     classify = head == "sequence_classification"
@@ -70,9 +71,10 @@ def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm", 
         raise InputError(f"{source.folder}: its attention is {'' if causal else 'not '}causal, so it can't have the head {head!r}")
     pooler = (classify and source.pooling == "cls") or (head is None and f"{OPTIONAL}dense.kernel" in source.tensors)
     facts = Facts(**source.facts, pooler=pooler, pad_id=0, labels=(source.labels or ("0", "1")) if classify else None)
+    rngs = Later(seed) if whole(source, facts) else nnx.Rngs(seed)
     model = make({"_target_": "ecrec_jax.model.bert.Bert"}, "model", facts, rngs=rngs)
     pooling = {"pooling": source.pooling} if classify else {}
-    top = make({"_target_": heads[head], **pooling}, "head", facts, rngs=rngs) if head else Hidden()
+    top = make({"_target_": heads[head], **pooling}, "head", facts, rngs=after(rngs, seed)) if head else Hidden()
     graph, parameters, _ = split(Net(model, top))
     if head and source.head not in (None, heads[head]) and any(k in source.tensors for k in parameters if k.startswith("head.")):
         raise InputError(f"{source.folder}: its head is {source.head}, which head={head!r} is not, though names agree")

@@ -98,6 +98,11 @@ def best(folder: Path, config: Mapping[str, Any]) -> Parameters:
     return {name: np.asarray(x) for name, x in peft.merge(trained, constant).items()}
 
 
+def whole(source: Source, facts: Facts) -> bool:
+    """Whether a checkpoint that fits a model has all of its weights."""
+    return not facts.pooler or f"{OPTIONAL}dense.kernel" in source.tensors
+
+
 def fit(target: Parameters, source: Source, new_head: bool = False) -> tuple[Parameters, dict[str, list[str]]]:
     """The target's arrays, replaced by the source's: (parameters, {"new": …, "unread": …}).
 

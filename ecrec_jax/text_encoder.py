@@ -18,6 +18,7 @@ from ecrec_jax.net import Graph, Net
 from ecrec_jax.section import make
 from ecrec_jax.source import Source, fit, load_facts, read, save_facts
 from ecrec_jax.types import Facts, InputError, Parameters
+from ecrec_jax.weights import Later
 
 FOLDER = "text_encoder"   # of a run
 PREFIX, VECTORS = "model.text_encoder.", "model.vectors"
@@ -32,8 +33,9 @@ class TextEncoder:
     texts: Int[np.ndarray, "V T"]
     source: Source | None
 
-    def module(self, rngs: nnx.Rngs) -> Net:
-        """The encoder with the mean over a text as its vector."""
+    def module(self, seed: int, later: bool) -> Net:
+        """The encoder, a mean over each text; drawn are weights that come neither from its checkpoint nor `later`."""
+        rngs = Later(seed) if later or self.source else nnx.Rngs(seed)
         bert = make({"_target_": "ecrec_jax.model.bert.Bert"}, "model.text_encoder", self.facts, rngs=rngs)
         return Net(bert, Embed("mean"))
 

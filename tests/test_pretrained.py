@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from scipy.special import erf
 
-from ecrec_jax import net, pretrained
+from ecrec_jax import net, pretrained, weights
 from ecrec_jax.types import InputError
 from tests.conftest import GOLDEN
 
@@ -120,6 +120,18 @@ def test_missing_pooler_and_head_come_from_the_seed(tmp_path):
     assert {name for name, x in parameters(one).items() if not np.array_equal(x, parameters(other)[name])} == \
         {name for name in new if name.endswith("kernel")}
     assert not [name for name in parameters(pretrained.load(folder)) if "pooler" in name]
+
+
+def test_what_a_checkpoint_gives_is_not_drawn(tmp_path, monkeypatch):
+    """And a head that it lacks is the one that follows when all is drawn."""
+    folder = checkpoint(tmp_path / "headless", {name: x for name, x in file_of(CLASSIFIER).items() if "classifier" not in name})
+    drawn, right = [], weights.nnx.initializers.normal
+    monkeypatch.setattr(weights.nnx.initializers, "normal", lambda spread: drawn.append(spread) or right(spread))
+    found = pretrained.load(folder, "sequence_classification")
+    assert len(drawn) == 1 and set(found.report["new"]) == {"head.classifier.kernel", "head.classifier.bias"}
+    monkeypatch.setattr(pretrained, "whole", lambda source, facts: False)
+    assert_same(parameters(found), parameters(pretrained.load(folder, "sequence_classification")))
+    assert len(drawn) > 10
 
 
 def masked_by_numpy(given):

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
-from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, initial, linear, named, read, scramble
+from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, linear, named, read, scramble
 from ecrec_jax.lookup import Divided, lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 
@@ -47,7 +47,7 @@ class SwiGlu(nnx.Module):
     """Dropout(W₃ (silu(W₁ x) ⊙ W₂ x)), no bias (Shazeer 2020, eq. 6)."""
 
     def __init__(self, width: int, inner: int, dropout: float, spread: float | str, rngs: nnx.Rngs):
-        plain = functools.partial(Linear, use_bias=False, kernel_init=initial(spread), rngs=rngs)
+        plain = functools.partial(Linear, use_bias=False, kernel_init=initial(spread, rngs), rngs=rngs)
         self.gate, self.inner, self.outer = plain(width, inner), plain(width, inner), plain(inner, width)
         self.dropout = dropout
 
