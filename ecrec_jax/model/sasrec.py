@@ -14,6 +14,7 @@ from ecrec_jax.attention import Look, choose, inside
 from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, linear, named, read, scramble
 from ecrec_jax.lookup import Divided, lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
+from ecrec_jax.weights import initial
 
 TEXTS = 64   # of items, that a text encoder reads at a time
 
