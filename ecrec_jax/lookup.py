@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ecrec_jax.block import kept, row_bits, scramble
+from ecrec_jax.types import Noise
+
 FEW = 16   # rows of a table whose gradient is a product
 
 
@@ -89,6 +92,18 @@ def filled(x: Float[Array, "V ..."], size: int, fill: float) -> Float[Array, "W 
 def lookup(table: Float[Array, "V D"] | Divided, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
     """Rows of a table."""
     return table.rows(ids) if isinstance(table, Divided) else found(table, ids)
+
+
+def dropped(table: Float[Array, "V D"] | Divided, noise: Noise, rate: float) -> Float[Array, "V D"] | Divided:
+    """Inverted dropout of a table: one mask a step, for all who read a row. A device's columns have the mask that they have in the
+    whole."""
+    part, first = table, jnp.int32(0)
+    if isinstance(table, Divided):
+        part, first = table.part, jax.lax.axis_index(table.axis) * table.part.shape[1]
+    bits = row_bits(Noise(scramble(noise.seed), jnp.arange(len(part))), 0)
+    keep = kept(bits[:, None], first + jnp.arange(part.shape[1]), rate)
+    part = jnp.where(keep, part * jnp.asarray(1 / (1 - rate), part.dtype), jnp.zeros((), part.dtype))
+    return dataclasses.replace(table, part=part) if isinstance(table, Divided) else part
 
 
 @jax.custom_vjp

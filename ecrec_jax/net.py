@@ -20,8 +20,8 @@ class Net(nnx.Module):
         """Outputs at the slots; without noise there is no dropout."""
         slot = batch["slot"] if getattr(self.head, "at_slots", False) else None
         model = self.model
-        if noise is not None and getattr(model, "text_encoder", None) is not None:
-            model = named("texts", model.reading, batch, noise)
+        if noise is not None and hasattr(model, "reading"):
+            model = named("items", model.reading, batch, noise)
         hidden = named("model", model, batch, noise, strategy, slot)
         return named("head", self.head, hidden, batch, model, noise)
 

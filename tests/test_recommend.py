@@ -19,7 +19,7 @@ from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.meter import brief
 from ecrec_jax.section import make
 from ecrec_jax.task import next_item
-from ecrec_jax.types import Facts, InputError
+from ecrec_jax.types import Facts, InputError, Noise
 from ecrec_jax.use import neighbours
 from ecrec_jax.use.diversify import mmr, similarity
 from experiments import wiring
@@ -597,11 +597,38 @@ def test_bert4rec_trains(log, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test/recall@5"] > 0.4
 
 
+def test_item_vectors_are_dropped_once_a_step():
+    """For histories and for what is scored alike; the rest is made as much larger; two batches of a step have one mask."""
+    made = world.parts("next_item", "model=sasrec", "model.item_dropout=0.5")
+    batch, other = (jax.tree.map(jnp.asarray, given) for given in world.batches(made.task, "next_item", 2))
+    net, noise = made.graph.net(made.parameters), Noise(jnp.uint32(3), batch["row"])
+    whole, table = np.asarray(net.model.table()), np.asarray(net(batch, noise).table)
+    gone = table == 0
+    assert gone.mean() == pytest.approx(0.5, abs=0.02) and gone.mean(0).min() > 0.4
+    np.testing.assert_allclose(table[~gone], 2 * whole[~gone], rtol=1e-6)
+    np.testing.assert_array_equal(net(other, Noise(jnp.uint32(3), other["row"])).table, table)
+    assert (np.asarray(net(batch, Noise(jnp.uint32(4), batch["row"])).table) == 0)[gone].mean() < 0.6
+    np.testing.assert_array_equal(net(batch).table, whole)
+    asked = lambda scale: np.asarray(net.model.reading(batch, noise)(batch | {"tokens": batch["tokens"] * scale}))  # noqa: E731
+    assert np.abs(asked(1) - np.asarray(net.model(batch))).max() > 1e-3
+
+
+@pytest.mark.parametrize("strategy", ["jit", "fsdp strategy.table_rows=80"])
+def test_devices_drop_the_same_of_item_vectors(strategy):
+    """With tables that are never put together too."""
+    curves = []
+    for words in (["strategy.devices=1"], [*f"strategy={strategy}".split(), "strategy.devices=4"]):
+        made = world.parts("next_item", "model=esasrec", "task.objective=sampled_ce", "task.negatives=3", *words)
+        curves.append(world.curve(made, world.batches(made.task, "next_item", 4))[0])
+    assert np.abs(curves[0] - curves[1]).max() < 1e-5 and curves[0][0] - curves[0][-1] > 1e-3
+
+
 @pytest.mark.parametrize("words,said", [
     (["task=masked_item"], "sees both sides of what is hidden: set model.causal=false"),
     (["model.causal=false"], "doesn't see what comes next: set model.causal=true"),
     (["baseline=tfidf"], "of items, choose popularity"), (["task.cutoffs=[5,1]"], "must rise"), (["task.most=99"], "between 1 and"),
-    (["task.negatives=0"], "task.negatives 0"), (["data.path=null"], "data.path is not set"), (["head=classify"], "another head"),
+    (["model.item_dropout=1.0"], "model.item_dropout is 1.0"), (["task.negatives=0"], "task.negatives 0"),
+    (["data.path=null"], "data.path is not set"), (["head=classify"], "another head"),
     (["data.split_at=[0.9,0.8]"], "must be two shares that rise"), (["data.split=time", "data.format=pairs"], "has no times"),
     (["data.split=users", "data.new_items=0.1"], "data.new_items needs"),
     (["data.max_length=1"], "data.max_length 1 is too small"), (["data.sha256=abc"], "data.sha256 says abc")])

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ecrec_jax.attention import Look, choose, inside
 from ecrec_jax.block import Constant, LayerNorm, Linear, dropout, embedding, linear, named, read, scramble
-from ecrec_jax.lookup import Divided, lookup
+from ecrec_jax.lookup import Divided, dropped, lookup
 from ecrec_jax.types import Batch, InputError, Noise, Strategy
 from ecrec_jax.weights import initial
 
@@ -104,13 +104,16 @@ class Sasrec(nnx.Module):
                  initializer_range: float, norm_epsilon: float, form: Literal["original", "clean", "ligr"], scaled: bool,
                  normed: bool, glorot: bool, causal: bool, text: Literal["none", "only", "add"], rngs: nnx.Rngs,
                  vectors: Any = None, attention: Literal["auto", "dense", "splash", "flash"] = "auto", types: int | None = None,
-                 text_encoder: Any = None, texts: Any = None):
+                 text_encoder: Any = None, texts: Any = None, item_dropout: float = 0.0):
         for name, size in (("vocabulary", vocabulary), ("positions", positions), ("width", width), ("depth", depth),
                            ("heads", heads), ("feed_forward", feed_forward)):
             if size < 1:
                 raise InputError(f"model.{name} is {size}, must be at least 1")
-        if not 0 <= dropout < 1:
-            raise InputError(f"model.dropout is {dropout}, must be 0 or more, below 1")
+        for name, rate in (("dropout", dropout), ("item_dropout", item_dropout)):
+            if not 0 <= rate < 1:
+                raise InputError(f"model.{name} is {rate}, must be 0 or more, below 1")
+        if item_dropout and text == "only":
+            raise InputError("model.item_dropout drops numbers of vectors that model.text=only doesn't have: set it to 0")
         if width % heads:
             raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
         spread = "glorot" if glorot else initializer_range
@@ -129,6 +132,7 @@ class Sasrec(nnx.Module):
         self.norm = LayerNorm(width, norm_epsilon) if normed else None
         self.type = embedding(types, width, spread, rngs) if types is not None and types > 1 else None
         self.scale, self.dropout, self.causal, self.attention = width**0.5 if scaled else 1.0, dropout, causal, attention
+        self.item_dropout = item_dropout
 
     def look(self, segment: Int[Array, "B L"], strategy: Strategy | None, slot: Int[Array, "B S"] | None = None) -> Look:
         """Attention inside the segments, in the form that suits the devices."""
@@ -180,11 +184,16 @@ class Sasrec(nnx.Module):
         return jax.lax.map(tile, filled).reshape(filled.size, -1)[: len(ids)]
 
     def reading(self, batch: Batch, noise: Noise) -> "Sasrec":
-        """This model with the vectors of all items that a batch names as its text encoder makes them, so that the gradient reaches
-        it; the others have none that are worth anything."""
+        """This model as a step of training reads items: less what `item_dropout` drops of their vectors (as in RecTools) and with
+        a text encoder's vectors of those that a batch names, so that the gradient reaches it; others' are worth nothing."""
+        found = copy.copy(self)
+        if self.item_dropout:
+            found.items = copy.copy(self.items)
+            found.items.embedding = nnx.Param(dropped(self.items.embedding[...], noise, self.item_dropout))
+        if self.text_encoder is None:
+            return found
         asked = jnp.concatenate([batch[key].reshape(-1) for key in ("tokens", "label", "negative") if key in batch])
         count = len(self.texts)
         ids = jnp.unique(jnp.where(asked > 0, asked, count), size=min(count, len(asked)), fill_value=count)
-        found = copy.copy(self)
         found.vectors = Constant(self.vectors[...].at[ids].set(self.encode(ids, noise), mode="drop"))
         return found
