@@ -6,9 +6,9 @@ rounds in turns, by the clock and of all cores together.
 """
 
 if __name__ == "__main__":
-    from experiments.launch import huge_pages
+    from experiments.launch import begin
 
-    huge_pages()
+    begin()
 
 import sys
 import time

@@ -2,9 +2,9 @@
 matmul ceiling; the median of turns and their spread."""
 
 if __name__ == "__main__":
-    from experiments.launch import huge_pages
+    from experiments.launch import begin
 
-    huge_pages()
+    begin()
 
 import functools
 import statistics

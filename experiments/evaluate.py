@@ -1,9 +1,9 @@
 """Evaluate a run's best checkpoint again: `python -m experiments.evaluate run_dir=DIR split=test`; one line of JSON."""
 
 if __name__ == "__main__":
-    from experiments.launch import huge_pages
+    from experiments.launch import begin
 
-    huge_pages()
+    begin()
 
 import dataclasses
 import json

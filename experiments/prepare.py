@@ -1,9 +1,9 @@
 """A clean dataset of histories from a log of events: `python -m experiments.prepare log=online_retail out=DIR`."""
 
 if __name__ == "__main__":
-    from experiments.launch import huge_pages
+    from experiments.launch import begin
 
-    huge_pages()
+    begin()
 
 import hashlib
 import shutil

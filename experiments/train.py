@@ -1,9 +1,9 @@
 """Train one run: `python -m experiments.train experiment=sentiment run_dir=runs/mine [key=value …]`."""
 
 if __name__ == "__main__":
-    from experiments.launch import huge_pages
+    from experiments.launch import begin
 
-    huge_pages()
+    begin()
 
 import contextlib
 import re

@@ -27,6 +27,7 @@ from absl import logging as absl_logging
 
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)   # or Hydra's logging setup closes pytest's capture
 
+gc.set_threshold(10_000)   # as experiments.launch has it
 GOLDEN = Path(__file__).parent / "golden"
 
 
