@@ -40,7 +40,7 @@ def test_new_items_can_be_recommended(shop, tmp_path, capsys):
     for text in ("only", "none"):
         run = tmp_path / text
         assert call("train", *WORDS, f"data.path={log}", f"data.vectors={known}", "data.new_items=0.2", f"model.text={text}",
-                    f"run_dir={run}") == 0, capsys.readouterr().err
+                    "model.item_dropout=0.1", f"run_dir={run}") == 0, capsys.readouterr().err
         summary = json.loads((run / "summary.json").read_text())
         found[text] = summary["test/recall@5"]
         assert summary["test/loss"] == 0 < summary["valid/loss"] < 10   # no share of softmax is a new item's

@@ -112,8 +112,6 @@ class Sasrec(nnx.Module):
         for name, rate in (("dropout", dropout), ("item_dropout", item_dropout)):
             if not 0 <= rate < 1:
                 raise InputError(f"model.{name} is {rate}, must be 0 or more, below 1")
-        if item_dropout and text == "only":
-            raise InputError("model.item_dropout drops numbers of vectors that model.text=only doesn't have: set it to 0")
         if width % heads:
             raise InputError(f"model.width {width} is not a multiple of model.heads {heads}")
         spread = "glorot" if glorot else initializer_range
@@ -187,7 +185,7 @@ class Sasrec(nnx.Module):
         """This model as a step of training reads items: less what `item_dropout` drops of their vectors (as in RecTools) and with
         a text encoder's vectors of those that a batch names, so that the gradient reaches it; others' are worth nothing."""
         found = copy.copy(self)
-        if self.item_dropout:
+        if self.item_dropout and self.items is not None:
             found.items = copy.copy(self.items)
             found.items.embedding = nnx.Param(dropped(self.items.embedding[...], noise, self.item_dropout))
         if self.text_encoder is None:
