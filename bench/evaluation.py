@@ -6,9 +6,9 @@ rounds in turns, by the clock and of all cores together.
 """
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import sys
 import time

@@ -4,9 +4,9 @@ The steps are those of training and evaluation: the experiment's own parts, pack
 """
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import itertools
 import sys

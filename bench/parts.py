@@ -2,9 +2,9 @@
 matmul ceiling; the median of turns and their spread."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import functools
 import statistics

@@ -1,9 +1,9 @@
 """An honest baseline on an experiment's data: `python -m experiments.baseline experiment=sentiment baseline=tfidf`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import time
 from typing import Any

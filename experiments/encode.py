@@ -1,9 +1,9 @@
 """Vectors of texts by an encoder: `python -m experiments.encode checkpoint=FOLDER input=items.parquet output=vectors.parquet`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Evaluate a run's best checkpoint again: `python -m experiments.evaluate run_dir=DIR split=test`; one line of JSON."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import dataclasses
 import json

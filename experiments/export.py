@@ -1,9 +1,9 @@
 """Write a run for transformers: `python -m experiments.export run_dir=DIR format=hf|hf_flax dtype=float32|bfloat16 out=DIR`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -15,7 +15,7 @@ CONF = str(Path(__file__).parent.parent / "conf")
 GARBAGE = 10_000   # objects made and not freed before Python looks for cycles among them
 
 
-def begin() -> None:
+def settle() -> None:
     """Settle this process's memory, before anything large is imported: start it again with transparent huge pages for malloc
     (XLA's buffers on CPU), once, and look for dead cycles of objects less often.
 

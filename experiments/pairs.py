@@ -1,9 +1,9 @@
 """What users took before, beside what they are shown, in words: `python -m experiments.pairs data=NAME texts=FILE output=FILE`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 from collections.abc import Sequence
 from typing import Any

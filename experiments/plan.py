@@ -1,9 +1,9 @@
 """What a step would need on machines that aren't there: `python -m experiments.plan experiment=pretrain topology=v5e:2x2`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import dataclasses
 import functools

@@ -1,9 +1,9 @@
 """Label new rows with a run: `python -m experiments.predict run_dir=DIR input=FILE output=FILE`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import json
 from collections import Counter

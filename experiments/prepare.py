@@ -1,9 +1,9 @@
 """A clean dataset of histories from a log of events: `python -m experiments.prepare log=online_retail out=DIR`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import hashlib
 import shutil

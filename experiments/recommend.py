@@ -1,9 +1,9 @@
 """What users should be shown: `python -m experiments.recommend run_dir=DIR users=FILE k=10`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import dataclasses
 from collections.abc import Mapping, Sequence

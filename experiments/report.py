@@ -1,9 +1,9 @@
 """A page about runs: `python -m experiments.report run_dir=RUN`, `run_dir=[RUN,RUN]`, or `table=NAME`; one file for any browser."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import json
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Search a sweep's parameters without a service: `python -m experiments.search sweep=sweeps/learning_rate.yaml [trials=N]`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import fcntl
 import importlib.util

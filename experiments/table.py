@@ -1,9 +1,9 @@
 """Run an ablation and write its table: `python -m experiments.table table=quickstart [seeds=N] [plan=true] [stale=rerun]`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import functools
 import hashlib

@@ -1,9 +1,9 @@
 """Train one run: `python -m experiments.train experiment=sentiment run_dir=runs/mine [key=value …]`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 import contextlib
 import re

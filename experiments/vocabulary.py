@@ -1,9 +1,9 @@
 """Learn a WordPiece vocabulary: `python -m experiments.vocabulary data.path=FILE data.text_column=NAME size=8000 out=DIR`."""
 
 if __name__ == "__main__":
-    from experiments.launch import begin
+    from experiments.launch import settle
 
-    begin()
+    settle()
 
 from pathlib import Path
 from typing import Any

@@ -25,9 +25,11 @@ import importlib.util
 import pytest
 from absl import logging as absl_logging
 
+from experiments.launch import GARBAGE
+
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)   # or Hydra's logging setup closes pytest's capture
 
-gc.set_threshold(10_000)   # as experiments.launch has it
+gc.set_threshold(GARBAGE)
 GOLDEN = Path(__file__).parent / "golden"
 
 

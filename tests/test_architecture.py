@@ -308,7 +308,7 @@ def test_commands():
     for name in commands:
         assert (ROOT / "conf" / Path(name).name).with_suffix(".yaml").is_file()
         first = TREES[name].body[1]
-        assert isinstance(first, ast.If) and "begin()" in ast.unparse(first), name
+        assert isinstance(first, ast.If) and "settle()" in ast.unparse(first), name
         assert f"launch(main, '{Path(name).stem}')" in ast.unparse(TREES[name].body[-1])
     top = [node for node in TREES["experiments/launch.py"].body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert {part(m) or m.split(".")[0] for node in top for m in imported(ast.Module([node], []))} <= {
