@@ -12,12 +12,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from ecrec_jax import pretrained, section
 from ecrec_jax.data import catalogue, pack, read, tokenise, vectors
-from ecrec_jax.data.feed import ahead
+from ecrec_jax.data.feed import ahead, several
 from ecrec_jax.head.embed import Embed
 from ecrec_jax.net import Net, split
 from ecrec_jax.types import Batch, InputError
@@ -25,6 +25,7 @@ from experiments import wiring
 
 KEYS = {"checkpoint": str, "input": str, "output": str, "item_column": str, "columns": list[str], "max_length": int,
         "batch_size": int, "pooling": Literal["mean", "cls", "first"], "dtype": Literal["float32", "bfloat16"]}
+THREADS = 3   # that compute at once
 
 
 def main(config: dict[str, Any]) -> None:
@@ -53,11 +54,13 @@ def main(config: dict[str, Any]) -> None:
 
 def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: int, pooling: Literal["mean", "cls", "first"],
             dtype: Literal["float32", "bfloat16"]) -> tuple[Float[np.ndarray, "I F"], int]:
-    """(unit vectors, how many texts were cut). A batch is laid out, and another fetched, while one is computed in `dtype`."""
+    """(unit vectors, how many texts were cut), computed in `dtype`. On a CPU `batch_size` texts are those of all threads together:
+    small arrays stay in its caches."""
     loaded = pretrained.load(checkpoint)
     ragged = tokenise.tokenise(str(loaded.folder), list(texts), None, loaded.facts.longest(max_length))
     size, one = np.diff(ragged.offset), np.ones(len(texts), int)
-    shape = pack.choose_shape(size, one, batch_size, int(size.max()), None, False)
+    together = max(1, batch_size // THREADS) if jax.default_backend() == "cpu" else batch_size
+    shape = pack.choose_shape(size, one, together, int(size.max()), None, False)
     rows = pack.plan(size, one, shape, None)
     graph, parameters, _ = split(Net(loaded.net.model, Embed(pooling)), dtype)
     parameters = jax.tree.map(graph.cast, parameters)
@@ -70,19 +73,15 @@ def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: 
         return pack.lay(given, order, [r for r, row in enumerate(chosen) for _ in row],
                         [i == 0 for row in chosen for i in range(len(row))], shape)
 
+    def computed(batch: Batch) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N F"]]:
+        real, found = batch["weight"] > 0, run(parameters, {key: jnp.asarray(x) for key, x in batch.items()})
+        return batch["example"][real], np.asarray(found)[real]
+
     made = np.zeros((len(texts), loaded.facts.width), "f4")
-
-    def take(batch: Batch, out: Float[Array, "B S F"]) -> None:
-        real = batch["weight"] > 0
-        made[batch["example"][real]] = np.asarray(out)[real]
-
     steps = [rows[first : first + shape.rows] for first in range(0, len(rows), shape.rows)]
-    running: list[tuple[Batch, Array]] = []
-    for batch in tqdm(ahead(iter(steps), laid), "encode", len(steps), leave=False, disable=None):
-        running.append((batch, run(parameters, {key: jnp.asarray(x) for key, x in batch.items()})))
-        if len(running) > 1:
-            take(*running.pop(0))
-    take(*running.pop())
+    batches = several(ahead(iter(steps), laid), computed, THREADS)
+    for example, found in tqdm(batches, "encode", len(steps), leave=False, disable=None):
+        made[example] = found
     return made, int(ragged.truncated.sum())
 
 

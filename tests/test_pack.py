@@ -228,6 +228,32 @@ def test_ahead_stops_when_the_consumer_leaves():
     assert running() == before and len(made) == done <= 7
 
 
+def test_several_works_at_once_in_order_and_the_first_alone():
+    before, met, began = running(), threading.Barrier(3, timeout=10), []
+
+    def work(x):
+        began.append(x)
+        if x == 0:
+            time.sleep(0.2)
+            assert began == [0]   # nothing begins before what it compiles is there
+        else:
+            met.wait()            # breaks unless three are at work
+        return x * x
+
+    assert list(feed.several(iter(range(10)), work, 3)) == [x * x for x in range(10)]
+    assert list(feed.several(iter(()), work, 3)) == [] and running() == before
+
+
+def test_several_passes_on_errors_and_stops_when_the_consumer_leaves():
+    before, made = running(), []
+    with pytest.raises(ZeroDivisionError):
+        list(feed.several(iter(range(9)), lambda x: x // (x != 3), 3))
+    items = feed.several(iter(range(10**6)), lambda x: made.append(x) or x, 3)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    items.close()
+    assert running() == before and len(made) <= 7
+
+
 def test_masking_counts_and_shares():
     task, examples = task_of("masked_lm"), examples_of("masked_lm", 1500, 0, 120)
     masked = kept = total = 0

@@ -2,7 +2,9 @@
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -116,3 +118,19 @@ def ahead(items: Iterator[T], work: Callable[[T], Any], depth: int = 2) -> Itera
     finally:
         stop.set()
         thread.join()
+
+
+def several(items: Iterator[T], work: Callable[[T], Any], threads: int) -> Iterator[Any]:
+    """`work(item)` for every item, in order, in `threads` at once; the first alone, for it may compile what the others use.
+
+    Programs that a thread starts run one after the other, so that two cores wait for each other in each of them; those of
+    several threads fill each other's gaps.
+    """
+    running: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for i, item in enumerate(items):
+            running.append(pool.submit(work, item))
+            if i == 0 or len(running) > threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
