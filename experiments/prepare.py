@@ -5,7 +5,7 @@ if __name__ == "__main__":
 
     settle()
 
-import hashlib
+
 import shutil
 import tempfile
 from collections import Counter
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecrec_jax import evaluate, section
-from ecrec_jax.data import file, near, personal, prepare
+from ecrec_jax.data import digest, file, near, personal, prepare
 from ecrec_jax.data.engine import started
 from ecrec_jax.types import Facts, InputError
 
@@ -34,11 +34,7 @@ def main(config: dict[str, Any]) -> None:
     if config["path"] is None:
         raise InputError("path is not set: give the log, path=my.csv, or log=NAME, one of conf/log/")
     path = file.located(config["path"], config["root"], config["source"])[""]
-    with open(path, "rb") as log_file:
-        sha256 = hashlib.file_digest(log_file, "sha256").hexdigest()
-    if config["sha256"] not in (None, sha256):
-        raise InputError(f"{path}: its sha256 is {sha256}, sha256 says {config['sha256']}: this is another file (null: don't "
-                         "compare)")
+    sha256 = digest.same(path, digest.of(path), config["sha256"], "sha256")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

@@ -412,11 +412,16 @@ def test_a_vocabulary_alone_is_no_tokenizer(tmp_path):
 
 
 def test_every_data_set_is_documented():
-    """Its yaml and its files, where they have to be got."""
+    """Its yaml and its files, where they have to be got, with the digest of each."""
     text = (FILE.parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
     for name in set(world.names("data")) - {"file", "file_number", "behaviour", "reviews"}:
         node = world.composed(f"data={name}")["data"]
         assert f"`{name}`" in text, name
         if node.get("source"):
+            digests = node["sha256"].values() if isinstance(node["sha256"], dict) else [node["sha256"]]
+            digests = [*digests, *([node["attributes_sha256"]] if node.get("attributes") else []),
+                       *(other["sha256"] for other in (node.get("tables") or {}).values())]
+            assert len(digests) >= (len(node["path"]) if isinstance(node["path"], dict) else 1)
+            assert all(re.fullmatch("[0-9a-f]{64}", x or "") for x in digests), name
             first, *rest = node["path"].values() if isinstance(node["path"], dict) else [node["path"]]
             assert f"`{first}`" in text and all(Path(path).name in text or f"`{Path(path).suffix}`" in text for path in rest)

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ecrec_jax.data import read
 from ecrec_jax.data.clean import clean
+from ecrec_jax.data.digest import checked
 from ecrec_jax.types import InputError
 
 
@@ -95,16 +98,18 @@ def digest(known: str, *paths: Path) -> str:
     return known
 
 
-def attributes(path: Path, items: Sequence[str], trained: Sequence[int]) -> dict[str, Any]:
+def attributes(path: Path, sha256: str | None, items: Sequence[str], trained: Sequence[int]) -> dict[str, Any]:
     """The facts `attributes`, the numbers of every item's attributes and none before and after them, and `attribute_names`, what
     they are called, from a JSON file {item: [attribute, …]}; an item that isn't there has none. And `history_items`, all that is
     `trained` on.
 
     Raises:
-        InputError: it is not such a file, or no item has one.
+        InputError: it is another file than `sha256` says, not such a file, or no item has one.
     """
+    content = path.read_bytes()
+    checked(path, content, sha256, "data.attributes_sha256")
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"data.attributes: {path} is not JSON ({error})") from None
     if not isinstance(known, dict):
@@ -118,4 +123,4 @@ def attributes(path: Path, items: Sequence[str], trained: Sequence[int]) -> dict
         raise InputError(f"data.attributes: {path} has no attribute of any item of data.path")
     number = {name: i for i, name in enumerate(names)}
     return {"attributes": ((), *(tuple(number[x] for x in found) for found in mine), ()), "attribute_names": tuple(names),
-            "history_items": tuple(trained)}
+            "history_items": tuple(np.asarray(trained).tolist())}

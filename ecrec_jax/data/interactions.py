@@ -1,6 +1,5 @@
 """Who had what, and when, from the text files of recommender papers."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ecrec_jax.data.clean import codes
+from ecrec_jax.data.digest import checked
 from ecrec_jax.data.read import decode
 from ecrec_jax.types import InputError
 
@@ -50,9 +50,7 @@ def of_text(path: Path, format: str, sha256: str | None) -> tuple[list[str], lis
         InputError: it has another, or a line that can't be used.
     """
     content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if sha256 not in (None, digest):
-        raise InputError(f"{path}: its sha256 is {digest}, data.sha256 says {sha256}: this is another file (null: don't compare)")
+    digest = checked(path, content, sha256)
     return *(pairs if format == "pairs" else lists)(path, decode(path, content).split("\n")), digest
 
 

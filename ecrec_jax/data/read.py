@@ -1,7 +1,6 @@
 """Tables from files: CSV, TSV, JSON lines, Parquet, lines of a pattern. Every complaint names the file and the line."""
 
 import csv
-import hashlib
 import importlib.util
 import io
 import json
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ecrec_jax.data.digest import checked
 from ecrec_jax.types import InputError
 
 
@@ -79,9 +79,7 @@ def read(path: Path, pattern: str | None = None, encoding: str = "utf-8", sha256
             fields, a line that the pattern doesn't fit, no rows.
     """
     content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if sha256 not in (None, digest):
-        raise InputError(f"{path}: its sha256 is {digest}, data.sha256 says {sha256}: this is another file (null: don't compare)")
+    digest = checked(path, content, sha256)
     readers = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_json, ".json": read_json}
     if pattern is not None:
         columns, place = read_lines(path, decode(path, content, encoding), pattern)

@@ -61,6 +61,7 @@ class Sequences:
     type_column: str | None = None
     target_types: list[str] | None = None
     attributes: str | None = None
+    attributes_sha256: str | None = None
     prefixes: bool = False
     texts: str | None = None
     text_columns: list[str] = dataclasses.field(default_factory=lambda: ["text"])
@@ -87,10 +88,9 @@ class Sequences:
             raise InputError("data.target_types needs data.type_column, which says what they are")
         if not 0 <= self.new_items < 1:
             raise InputError(f"data.new_items {self.new_items} must be 0 or more, below 1")
-        for name, least in (("max_length", 2), ("batch_size", 1), ("text_length", 3), ("limit", 1), ("valid_users", 1), ("last", 1),
-                            ("split_seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
+        for name, least in {"max_length": 2, "text_length": 3, "split_seed": 0, "batch_size": 1, "limit": 1, "valid_users": 1,
+                            "last": 1}.items():
+            if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"data.{name} {value} is too small")
 
     def events(self) -> Events:
@@ -154,7 +154,7 @@ class Sequences:
         files = {"attributes": self.attributes, "items": self.items, "vectors": self.vectors, "texts": self.texts}
         given = {name: path and read.locate(path, self.root, f"data.{name}") for name, path in files.items()}
         if given["attributes"]:
-            facts |= catalogue.attributes(given["attributes"], events.items, np.concatenate(trained).tolist())
+            facts |= catalogue.attributes(given["attributes"], self.attributes_sha256, events.items, np.concatenate(trained))
         if given["items"]:
             known, lacking = catalogue.known(given["items"], events.items)
             facts, report = facts | known, report | lacking
