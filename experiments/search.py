@@ -93,6 +93,9 @@ def search(study: Any, sweep: space.Sweep, trials: int, out: Path) -> None:
             said = str(error)
             drawn.set_user_attr("error", said)
             study.tell(drawn, state=TrialState.FAIL)
+        except InputError:   # the next would say the same
+            study.tell(drawn, state=TrialState.FAIL)
+            raise
         print(f"trial {drawn.number}: {said}  ({time.perf_counter() - began:.0f} s)", flush=True)
         made = [trial.state for trial in unique(study).values() if trial.state.is_finished()]
         if len(made) >= FIRST and set(made) == {TrialState.FAIL}:

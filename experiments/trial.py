@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ecrec_jax.source import load_config
+from ecrec_jax.types import InputError
 from experiments.cell import started, wait_for
 from experiments.override import overrides
 from experiments.space import Sweep
@@ -29,6 +31,7 @@ class Trial:
 
         Raises:
             Broken: the run ended without one.
+            InputError: such runs log no such metric.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         wait_for(self.folder / ".lock")
@@ -37,7 +40,7 @@ class Trial:
             while child.poll() is None:
                 time.sleep(EVERY)
                 reported = self.report(reported)
-                if not self.given_up and child.poll() is None and reported and self.drawn.should_prune():
+                if not (self.given_up or self.over()) and child.poll() is None and reported and self.drawn.should_prune():
                     self.given_up = True
                     child.terminate()   # it saves and leaves
         self.report(reported)
@@ -58,10 +61,29 @@ class Trial:
         return max(known, len(found))
 
     def course(self) -> list[float]:
-        """The metric at every validation so far; a line that is being written doesn't count."""
+        """The metric at every validation so far.
+
+        Raises:
+            InputError: it isn't among what they say.
+        """
+        found = self.validations()
+        if found and self.metric not in found[0]:
+            known = ", ".join(key for key in found[0] if key.startswith("valid/"))
+            raise InputError(f"metric: runs of this sweep log no {self.metric}; they log {known}")
+        return [row[self.metric] for row in found]
+
+    def validations(self) -> list[dict[str, Any]]:
+        """What every validation so far said; a line that is being written doesn't count."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-        return [row[self.metric] for row in map(json.loads, lines) if self.metric in row]
+        return [row for row in map(json.loads, lines) if "valid/loss" in row]
+
+    def over(self) -> bool:
+        """Whether all epochs or steps are behind: what is left is to evaluate the best checkpoint, too late to give up."""
+        found = self.validations()
+        config = load_config(self.folder) if found else {}
+        return bool(found) and (found[-1]["epoch"] >= config["epochs"] if config["steps"] is None
+                                else found[-1]["step"] >= config["steps"])
 
     def result(self, code: int) -> float:
         """What the run came to."""

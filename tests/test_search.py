@@ -26,12 +26,15 @@ folder, rate = pathlib.Path(given["run_dir"].strip('"')), float(given["optimizer
 signal.signal(signal.SIGTERM, lambda *_: ((folder / "saved").touch(), sys.exit(1)))
 if rate > 0.5:
     sys.exit("error: not finite")
-for epoch in range(int(given.get("epochs", 2))):
+epochs = int(given.get("epochs", 2))
+(folder / "config.yaml").write_text(json.dumps({"epochs": epochs, "steps": None}))
+for epoch in range(epochs):
     time.sleep(0.1)
     with open(folder / "metrics.jsonl", "a") as file:
         value = -abs(math.log10(rate) + 4) + 0.01 * epoch
         print(json.dumps({"step": epoch, "train/loss": 1.0}), file=file)
-        print(json.dumps({"step": epoch, "valid/loss": value}), file=file)
+        print(json.dumps({"step": epoch, "valid/loss": value, "epoch": epoch + 1}), file=file)
+time.sleep(float(given.get("log_every", 0)))   # of the test
 (folder / "summary.json").write_text(json.dumps({"valid/loss": value}))
 '''
 SWEEP = {"method": "random", "metric": {"name": "valid/loss", "goal": "maximize"}, "parameters": {
@@ -114,6 +117,21 @@ def test_what_does_not_pay_is_given_up(quick, monkeypatch):
     assert (folder / "saved").exists() and not (folder / "summary.json").exists()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["valid/loss"]
     assert float(row["valid/loss"]) <= last and "(given up)" in (folder.parent / "search.md").read_text()
+
+
+def test_a_run_at_its_end_is_not_given_up(quick, monkeypatch):
+    """After its last validation the best checkpoint is evaluated, and that is the trial's value."""
+    monkeypatch.setattr(search, "pruner", lambda sweep, name: optuna.pruners.ThresholdPruner(lower=5.0, n_warmup_steps=1))
+    assert call("search", file_of(quick, parameters=parameters(epochs={"value": 1}, log_every={"value": 1})), "trials=1") == 0
+    row, = rows(quick)
+    assert row["state"] == "done" and not (quick / "runs" / "search-mine" / row["trial"] / "saved").exists()
+
+
+def test_a_metric_that_no_run_logs(quick, capsys):
+    """The first validation says so; nothing else is tried."""
+    assert call("search", file_of(quick, metric={"name": "valid/joy", "goal": "maximize"}), "trials=3") == 2
+    assert "runs of this sweep log no valid/joy; they log valid/loss" in capsys.readouterr().err
+    assert len(list((quick / "runs" / "search-mine").glob("*/metrics.jsonl"))) == 1
 
 
 def test_broken_trials(quick, capsys):
