@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from ecrec_jax.types import InputError
+from experiments.launch import CONF
 
 BARE = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_][\w./-]*", re.ASCII | re.IGNORECASE)   # needs no quotes
 
@@ -33,12 +34,12 @@ def words_of(path: str) -> list[str]:
 
 
 def overrides(key: str, value: Any) -> list[str]:
-    """`key=value`; of a section (a dict that isn't empty) one for each leaf.
+    """`key=value`; of a group (a noun's section, or the root's) one for each key in it.
 
     Raises:
         InputError: Hydra would read another value.
     """
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and value and (Path(CONF) / key).is_dir():
         return [word for name, leaf in value.items() for word in overrides(f"{key}.{name}", leaf)]
     word = f"{key}={written(value)}"
     try:

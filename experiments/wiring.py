@@ -1,6 +1,7 @@
 """Between Hydra and the library: plain config, whether it is a run's and its nouns fit together, how a process stops."""
 
 import dataclasses
+import os
 import signal
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -69,6 +70,8 @@ def known(config: Mapping[str, Any]) -> None:
     for name in (*NOUNS, "tracker"):
         if not isinstance(config.get(name), dict):
             raise InputError(f"{name} is missing: choose one, {name}=NAME")
+    if "WANDB_SWEEP_ID" in os.environ and "wandb" not in config["tracker"]:
+        raise InputError(f"tracker: the sweep would never hear of this trial: tracker=[{','.join((*config['tracker'], 'wandb'))}]")
     if "jsonl" not in config["tracker"]:
         names = ",".join(("jsonl", *config["tracker"]))
         raise InputError(f"tracker: jsonl is always on, it writes metrics.jsonl: tracker=[{names}]")

@@ -275,6 +275,14 @@ def test_sweep_offline(table, tmp_path, capsys, monkeypatch):
     assert "tracker.wandb.mode" in said and "wandb login" in said
 
 
+def test_sweep_without_wandb(table, tmp_path, capsys, monkeypatch):
+    """Nor may a trial be one that W&B never hears of."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    said = refused(capsys, "experiment=classify", f"data.path={table}", *SIZES, *SHORT, f"run_dir={tmp_path / 'run'}",
+                   "tracker=[jsonl]")
+    assert "tracker=[jsonl,wandb]" in said
+
+
 def test_too_long(finished):
     """Texts longer than the model's positions are no mistake: truncated, counted, said."""
     run, _, said = finished
