@@ -17,7 +17,7 @@ from ecrec_jax.use import neighbours
 from experiments import record
 from experiments.plot import reports
 from experiments.protocol import protocol, told
-from experiments.train import show
+from experiments.train import show, trackers
 
 USERS = 1024   # whose scores are held at once
 CHOICE = {"texts": "majority, tfidf or tfidf_char", "fields": "majority or linear",
@@ -38,8 +38,19 @@ def main(config: dict[str, Any]) -> None:
         if summary is None:
             summary = (recommend if kind == "items" else fit)(config, folder) | {"wall_seconds": time.perf_counter() - began}
             reports(folder)
+            tell(config, folder, summary)
             evaluate.write_json(summary, folder / "summary.json")
     show(summary, config["best"]["metric"], folder)
+
+
+def tell(config: dict[str, Any], folder: Any, summary: dict[str, Any]) -> None:
+    """Trackers hear the numbers at once, as of a run that took no step; the console is told by `show`."""
+    marks = {key: x for key, x in summary.items() if key.startswith("fingerprint/")}
+    told = {name: node for name, node in config["tracker"].items() if name != "console"}
+    for tracker in trackers({**config, **marks, "tracker": told}, folder).values():
+        tracker.start(0, 0, {})
+        tracker.log(0, {key: x for key, x in summary.items() if key.startswith(("valid/", "test/"))})
+        tracker.finish(summary)
 
 
 def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:

@@ -57,10 +57,10 @@ def begin(config: Mapping[str, Any], changed: Mapping[str, Any], parts: build.Pa
     """(the loop of a run, what its summary says besides)."""
     copied = parts.corpus.report.get(COPIES, {}).get("sha256")
     processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
-    about = processes.agree(lambda: {**describe(changed, parts, folder), **computing(changed, parts),
-                                     **record.marks(config, parts.corpus.digest)})
+    marks = record.marks(config, parts.corpus.digest)
+    about = processes.agree(lambda: {**describe(changed, parts, folder), **computing(changed, parts), **marks})
     told: dict[str, Any] = {}
-    processes.agree(lambda: told.update(trackers(config, folder)))
+    processes.agree(lambda: told.update(trackers({**config, **marks}, folder)))
     return Loop(parts, wiring.plan_of(changed), folder, told, stop), about
 
 

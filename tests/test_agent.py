@@ -35,7 +35,8 @@ TEXTS = ["", "null", "None", "True", "1e-05", "-1", "nan", "Inf", "a b", "  s ",
          "runs/a-b.c", "package:ecrec_jax/assets/x",
          *map("".join, itertools.product("\\'\"", repeat=3)), "a\\\\'b", "it's \"q\"", "c\\"]
 NUMBERS = [0, -3, 10**30, 1e-5, 1.5e300, -0.0, 0.1, float("inf"), float("nan")]
-VALUES = [None, True, False, *NUMBERS, *TEXTS, [], {}, TEXTS, [None, 1e-5, [[]], ["中", {"a": None, "b_c": [1, {}]}]]]
+VALUES = [None, True, False, *NUMBERS, *TEXTS, [], {}, TEXTS, [None, 1e-5, [[]], ["中", {"a": None, "b_c": [1, {}]}]],
+          {"train": "a,b.csv", "test": "评论.csv"}, {"items": {"path": "a.csv", "key": "item"}}]
 
 
 def file_of(folder, given):
@@ -57,11 +58,13 @@ def test_a_file_stands_for_its_keys(tmp_path):
     """Groups, lists of a group, nested sections and W&B's own notes."""
     given = {"experiment": "classify", "tracker": ["console", "jsonl"], "model": {"width": 64}, "data.path": "服装,评论.csv",
              "data.text_column": ["a,b", "标题"], "data.stratify_column": None, "optimizer.learning_rate": 1e-05,
-             "best": {"metric": "loss", "mode": "min"}, "optimizer.clip": None, "_wandb": {"t": [1]}}
+             "best": {"metric": "loss", "mode": "min"}, "optimizer.clip": None, "_wandb": {"t": [1]},
+             "data.sha256": {"train": "0a", "test": "1b"}}   # null where it is not set
     config = world.composed(*override.words_of(file_of(tmp_path, given)))
     assert set(config["tracker"]) == {"console", "jsonl"} and config["model"]["width"] == 64
     assert config["data"]["path"] == "服装,评论.csv" and config["data"]["text_column"] == ["a,b", "标题"]
     assert config["data"]["stratify_column"] is None and config["optimizer"]["clip"] is None
+    assert config["data"]["sha256"] == {"train": "0a", "test": "1b"}
     assert config["optimizer"]["learning_rate"] == 1e-5 and config["best"] == {"metric": "loss", "mode": "min"}
 
 
@@ -107,8 +110,10 @@ def test_what_wandb_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", mock.Mock(return_value=run))
     monkeypatch.setattr(os, "kill", lambda *given: got.append(given))
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    tracker = Wandb(str(tmp_path), {}, "shop", None, [], False, "online")
+    tracker = Wandb(str(tmp_path), {"seed": 7}, "shop", "g" * 200, ["a table", "r" * 70], False, "online")
     tracker.start(0, 10, {})
+    assert wandb.init.call_args.kwargs["tags"] == ["a table", "r" * 64, "seed 7"]   # W&B takes no longer ones
+    assert wandb.init.call_args.kwargs["group"] == "g" * 128
     wandb.init.call_args.kwargs["settings"].stop_fn()
     assert got == [(os.getpid(), signal.SIGTERM)]
     tracker.log(1, {"train/loss": 0.5})

@@ -196,10 +196,13 @@ def test_baselines_of_words_and_of_characters(tmp_path):
     found = {}
     for name in ("majority", "tfidf", "tfidf_char"):
         words = ["experiment=classify", f"data.path={tmp_path / 'my.csv'}", f"baseline={name}", f"run_dir={tmp_path / name}"]
-        words += ["baseline.min_count=1"] * (name == "tfidf")
+        words += {"majority": [], "tfidf": ["baseline.min_count=1", "tracker=[jsonl]"], "tfidf_char": ["tracker=[jsonl]"]}[name]
         assert call("baseline", *words) == 0
         found[name] = json.loads((tmp_path / name / "summary.json").read_text())["test/accuracy"]
         assert (tmp_path / name / "plots" / "reliability_test.png").stat().st_size > 5000
+        row = json.loads((tmp_path / name / "metrics.jsonl").read_text())
+        assert row["step"] == 0 and row["test/accuracy"] == found[name]
+    assert len(list((tmp_path / "majority").glob("wandb/offline-run-*/*.wandb"))) == 1   # W&B hears of baselines too
     assert found["majority"] == found["tfidf"] == 0.5 and found["tfidf_char"] == 1
     path = tmp_path / "tfidf" / "config.yaml"
     path.write_text(path.read_text().replace("  analyzer: word\n", ""))

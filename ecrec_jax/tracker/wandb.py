@@ -10,11 +10,13 @@ from urllib.parse import urlparse
 
 from ecrec_jax.types import InputError
 
+TAG, GROUP = 64, 128   # characters that W&B allows
+
 
 class Wandb:
     """`mode` null: online when logged in, else offline. The run's id is kept in checkpoints, so that a continued run is
     the same run; at its end its summary shows the best checkpoint, not the last step. A stop asked for in W&B is a SIGTERM
-    like the agent's: W&B's own way, a SIGINT after it, would break off a save."""
+    like the agent's: W&B's own way, a SIGINT after it, would break off a save. A tag says the seed."""
 
     def __init__(self, folder: str, config: dict[str, Any], project: str, group: str | None, tags: list[str],
                  checkpoints: bool, mode: Literal["online", "offline", "disabled"] | None):
@@ -32,8 +34,9 @@ class Wandb:
         name = os.path.basename(os.path.abspath(self.folder))
         if not os.environ.get("WANDB_MODE", "unset"):   # set but empty: W&B would refuse it
             del os.environ["WANDB_MODE"]
-        self.run = wandb.init(project=self.project, name=name, group=self.group, tags=self.tags, config=self.config,
-                              dir=self.folder, id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
+        group, tags = self.group and self.group[:GROUP], [tag[:TAG] for tag in (*self.tags, f"seed {self.config['seed']}")]
+        self.run = wandb.init(project=self.project, name=name, group=group, tags=tags, config=self.config, dir=self.folder,
+                              id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
                               resume="allow", reinit="create_new",   # runs of one process stand side by side
                               settings=wandb.Settings(silent=True, disable_git=True, console="off",
                                                       stop_fn=lambda: os.kill(os.getpid(), signal.SIGTERM)))
@@ -61,11 +64,12 @@ class Wandb:
         folder = Path(self.folder)
         images = {f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("plots/*.png"))}
         if images:
-            self.run.log({"step": summary["steps"]} | images)
+            self.run.log({"step": summary.get("steps", 0)} | images)   # a baseline has none
         if self.checkpoints:
             kept = wandb.Artifact(f"run-{self.run.id}", "run")
             for name in ("checkpoints", "tokenizer"):
-                kept.add_dir(str(folder / name), name)
+                if (folder / name).is_dir():
+                    kept.add_dir(str(folder / name), name)
             for name in ("config.yaml", "facts.json", "environment.json"):
                 kept.add_file(str(folder / name), name)
             self.run.log_artifact(kept)
