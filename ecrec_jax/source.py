@@ -1,6 +1,7 @@
 """What a folder holds: a run of ours or Hugging Face files, read strictly and fitted to a net."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -32,8 +33,9 @@ class Source:
     head: str | None = None   # the class of a run's head
 
 
-def locate(reference: str, key: str = "model.checkpoint") -> Path:
-    """The folder of a checkpoint: a local one, `package:PACKAGE/sub/folder`, or a hub id (downloaded).
+def locate(reference: str, key: str = "model.checkpoint", fetch: bool = True) -> Path:
+    """The folder of a checkpoint: a local one, `package:PACKAGE/sub/folder`, or a hub id (downloaded, or if not `fetch` one that
+    was before).
 
     Raises:
         InputError: nothing there; says what was tried.
@@ -47,11 +49,14 @@ def locate(reference: str, key: str = "model.checkpoint") -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(reference, allow_patterns=["*.json", "*.safetensors", "flax_model.msgpack", "vocab.txt"]))
+        get = functools.partial(snapshot_download, reference, local_files_only=not fetch)
+        folder = Path(get(allow_patterns=["*.json", "*.safetensors", "flax_model.msgpack", "vocab.txt"]))
         if not any(path.suffix in (".safetensors", ".msgpack") for path in folder.iterdir()):
-            snapshot_download(reference, allow_patterns=["pytorch_model*.bin"])
+            get(allow_patterns=["pytorch_model*.bin"])
         return folder
     except Exception as error:  # noqa: BLE001 (offline, unknown, forbidden: one sentence for all)
+        if not fetch:
+            raise InputError(f"{key}: {reference} is not here yet; the hub is asked for it when it is needed") from None
         raise InputError(f"{key}: {reference} is no local folder, and the hub could not give it "
                          f"({type(error).__name__}); download it elsewhere and set {key}=/path/to/folder") from None
 

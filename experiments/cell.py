@@ -40,8 +40,13 @@ class Cell:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def stale(self) -> bool:
-        """Whether other code made it."""
-        return self.made_by() != code_hash()
+        """Whether other code made it, or what it starts from."""
+        return self.made_by() != code_hash() or (self.source is not None and self.source.summary() is not None
+                                                 and self.source.stale())
+
+    def chance(self) -> bool:
+        """Whether another seed would give another number."""
+        return "baseline" not in self.config or "seed" in self.config["baseline"]
 
     def made_by(self) -> str:
         """The mark of the code that made it."""
@@ -54,7 +59,6 @@ class Cell:
             count += 1
             other = other.with_name(f"{self.folder.name}.{self.made_by()}.{count}")
         self.folder.rename(other)
-
 
     def own(self) -> dict[str, Any]:
         """The keys that runs of a row differ in."""

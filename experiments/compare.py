@@ -15,6 +15,7 @@ from experiments.cell import Cell
 
 METHOD = ("Paired permutation and bootstrap over the test examples, and the spread between seeds; the larger p counts, corrected "
           "by Holm over all lines. The effect is the difference in standard deviations of one example's.")
+SAMPLES, SHARPER = 2000, 100   # random exchanges a comparison: at least, and for each comparison of the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,25 +36,34 @@ class Pair:
         return [spec["title"], gap, f"{x.effect:+.2f}", claim]
 
 
-def pairs(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell], columns: Mapping[str, Any]) -> list[Pair]:
-    """The rows that `asked` names, where they were tested on the same examples, in columns whose metric is a function of means over
-    examples."""
+def pairs(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell], columns: Mapping[str, Any]
+          ) -> tuple[list[Pair], list[str]]:
+    """(the rows that `asked` names, where they were tested on the same examples, in columns whose metric is a function of means
+    over examples; what can't be compared of those that have numbers, in words)."""
     done = {row["name"]: [c for c in cells.values() if c.row == row["name"] and c.summary() is not None]
             for row in rows if not row.get("hidden")}
     known: dict[tuple[str, str], tuple[Any, list[Counts], Metric] | None] = {}
-    found: list[tuple[str, str, str, Difference, bool]] = []
+    found: list[tuple[str, str, str, tuple[list[Counts], list[Counts], Metric], bool]] = []
+    untested, unlike = {}, {}
     for (one, two), column in itertools.product(asked(rows), columns):
+        if not all(done.get(name) and all(column in cell.summary() for cell in done[name]) for name in (one, two)):
+            continue
         for name in (one, two):
             if (name, column) not in known:
-                known[name, column] = counts(done.get(name, []), column)
+                known[name, column] = counts(done[name], column)
         a, b = known[one, column], known[two, column]
-        if a is None or b is None or not same(a[0], b[0]):
-            continue
-        enough = all(len(done[name]) >= FEW or done[name][0].command == "baseline" for name in (one, two))   # no chance in those
-        found.append((one, two, column, compare(a[1], b[1], a[2]), enough))
-    corrected = iter(holm([difference.p for *_, difference, enough in found if enough]))
-    return [Pair(one, two, column, difference, next(corrected) if enough else None)
-            for one, two, column, difference, enough in found]
+        if a is None or b is None:
+            untested[f"{columns[column]['title']}: no test of it over examples"] = None
+        elif not same(a[0], b[0]):
+            unlike[f"{one} and {two}: tested on other examples"] = None
+        else:
+            enough = all(len(done[name]) >= FEW or not done[name][0].chance() for name in (one, two))
+            found.append((one, two, column, (a[1], b[1], a[2]), enough))
+    samples = max(SAMPLES, SHARPER * sum(enough for *_, enough in found))   # the least p is 1 / samples, times their number
+    made = [compare(*given, samples=samples) for *_, given, _ in found]
+    corrected = iter(holm([x.p for x, (*_, enough) in zip(made, found, strict=True) if enough]))
+    return ([Pair(one, two, column, x, next(corrected) if enough else None)
+             for x, (one, two, column, _, enough) in zip(made, found, strict=True)], [*untested, *unlike])
 
 
 def asked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -70,7 +80,7 @@ def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metri
     made, about = [], None
     for cell in cells:
         path = cell.folder / "predictions" / f"{split}.parquet"
-        if not path.is_file() or column not in cell.summary():   # a class has no mean error, though its number has one
+        if not path.is_file():
             return None
         table = pq.read_table(path)
         if "rank" in table.column_names:   # ranked by the same protocol

@@ -1,10 +1,9 @@
 """A table as LaTeX for booktabs."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from experiments.sheet import Line
+from experiments.lines import Line
 
 SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "†": r"$\dagger$",
@@ -16,7 +15,7 @@ def escaped(text: str) -> str:
     return "".join(SPECIAL.get(sign, sign) for sign in text)
 
 
-def tabular(table: Mapping[str, Any], lines: "Sequence[Line]") -> str:
+def tabular(table: Mapping[str, Any], lines: Sequence[Line]) -> str:
     """A tabular environment: best mean of each column and test set in bold, the second underlined, published values beside."""
     columns = table["columns"]
     beside = [key for key in columns if any(key in line.published for line in lines)]
@@ -30,11 +29,13 @@ def tabular(table: Mapping[str, Any], lines: "Sequence[Line]") -> str:
                 cells.append(f"{line.published[key]['value']:.{spec['digits']}f}" if key in line.published else "")
         rows.append(" & ".join([escaped(line.name + line.marks), *cells]) + r" \\")
     title = " & ".join(["", *map(escaped, heads)]) + r" \\"
-    return "\n".join([f"% {table['title']}; needs \\usepackage{{booktabs}}", rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+    lacking = [f"% {line.name}: {' '.join(line.trouble.split())}" for line in lines if line.trouble]
+    begin = f"% {table['title']}; needs \\usepackage{{booktabs}}"
+    return "\n".join([begin, *lacking, rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
                       r"\toprule", title, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def number(line: "Line", key: str, digits: int) -> str:
+def number(line: Line, key: str, digits: int) -> str:
     """A cell."""
     if key not in line.numbers:
         return "--"

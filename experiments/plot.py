@@ -141,6 +141,21 @@ def bars(cells: Mapping[str, Mapping[str, tuple[float, float]]], columns: Sequen
     save(figure, path)
 
 
+def over(labels: Sequence[str], panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]], axis: str,
+         path: Path) -> None:
+    """A panel a column: curves {name: (place among the `labels`, mean, standard deviation)} over what an axis of a table says."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4.5), constrained_layout=True, squeeze=False)
+    for panel, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        for name, points in curves.items():
+            x, mean, std = zip(*sorted(points), strict=True)
+            panel.errorbar(x, mean, std, label=name, marker="o", markersize=4, capsize=3)
+        panel.set(title=title, xlabel=axis, xticks=range(len(labels)), xticklabels=labels)
+        panel.grid(alpha=0.3)
+        if curves:
+            panel.legend(fontsize=8)
+    save(figure, path)
+
+
 def trials(done: Sequence[tuple[int, float]], courses: Sequence[Sequence[tuple[int, float]]], metric: str, high: bool,
            path: Path) -> None:
     """A search: (number, metric) of every trial that got through beside the best so far, and all courses over the validations."""

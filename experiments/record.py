@@ -25,7 +25,8 @@ from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
 from experiments import saved
 
-FREE = ("run_dir", "replicas", "data.root", "strategy", "tracker", "debug")   # keys that may change when a run goes on
+FREE = ("run_dir", "replicas", "data.root", "data.source", "data.sha256", "data.attributes_sha256", "strategy", "tracker",
+        "debug")   # keys that may change when a run goes on
 UNNAMED = ("run_dir=", "experiment=", "seed=", "tracker.", "strategy.coordinator=", "strategy.process")   # not in a folder name
 ROOT = Path(__file__).parent.parent
 
@@ -60,9 +61,9 @@ def compared(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def code_hash() -> str:
-    """Fingerprint of the package's code."""
+    """Fingerprint of the code: the package's and the commands'."""
     mark = hashlib.sha256()
-    for path in sorted((ROOT / "ecrec_jax").rglob("*.py")):
+    for path in sorted(path for part in ("ecrec_jax", "experiments") for path in (ROOT / part).rglob("*.py")):
         mark.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return mark.hexdigest()[:16]
 

@@ -16,7 +16,8 @@ from ecrec_jax.data.text import SPLITS
 from ecrec_jax.types import InputError
 from experiments import page, record, saved, sections
 from experiments.cell import Cell
-from experiments.rows import rows_of
+from experiments.lines import lines_of
+from experiments.rows import rows_of, seeds_of
 from experiments.table import cells_of
 
 
@@ -56,17 +57,21 @@ def columns_of(cells: list[Cell], split: str) -> tuple[dict[str, Any], dict[str,
 
 
 def of_table(config: dict[str, Any], name: str) -> tuple[list[dict[str, Any]], dict[tuple[str, int], Cell]]:
-    """Rows and cells of a table, as far as its runs are begun.
+    """Rows and cells of a table, begun or not.
 
     Raises:
-        InputError: none is.
+        InputError: none is begun.
     """
     rows, out = rows_of(config["table"]), Path(config["out"])
-    seeds = list(range(config["seeds"])) if isinstance(config["seeds"], int) else config["table"]["seeds"]
-    cells = {key: cell for key, cell in cells_of(rows, name, out, seeds).items() if (cell.folder / "config.yaml").is_file()}
-    if not cells:
+    cells = cells_of(rows, name, out, seeds_of(config["seeds"], config["table"]), fetch=False)
+    if not any(map(begun, cells.values())):
         raise InputError(f"table: {out} holds no runs of {name}; make them: python -m experiments.table table={name}")
     return rows, cells
+
+
+def begun(cell: Cell) -> bool:
+    """Whether a run's folder says what it is."""
+    return (cell.folder / "config.yaml").is_file()
 
 
 def main(config: dict[str, Any]) -> None:
@@ -86,9 +91,9 @@ def main(config: dict[str, Any]) -> None:
         rows, cells = of_table(config | {"out": str(out)}, name)
         columns, tested, title = table["columns"], table["columns"], table["title"]
     sides = {row["name"]: mine for row in rows if not row.get("hidden")
-             if (mine := [cell for cell in cells.values() if cell.row == row["name"]])}
-    rows = [row | {"against": [x for x in row["against"] if x in sides]} for row in rows if row["name"] in sides]
-    text = page.whole(title, sections.numbers(sides, columns), sections.significance(rows, cells, tested),
+             if (mine := [cell for cell in cells.values() if cell.row == row["name"] and begun(cell)])}
+    text = page.whole(title, sections.numbers(lines_of({"columns": columns}, rows, cells), columns),
+                      sections.significance(rows, cells, tested),
                       sections.differing(sides), sections.courses(sides), sections.calibration(sides, split),
                       sections.confusion(sides, split), sections.lists(sides, split),
                       sections.against(rows, sides, split, config["data"]["root"]),

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ecrec_jax.section import shown
@@ -14,12 +14,16 @@ COLUMN = {"title", "digits", "better"}
 
 
 def rows_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every row without a grid: name, command, overrides, and what else it has.
+    """Every row without a grid: name, command, overrides, what else it has; its `labels` {axis: label}, and for each axis the
+    `series` of rows that differ in it alone.
 
     Raises:
         InputError: a key, name, command, `from`, `against` or published value that can't be used.
     """
     columns(table)
+    axes = {axis for row in table["rows"] if isinstance(row, dict) for axis in row.get("grid") or {}}
+    if table.get("curve") not in (None, *axes):
+        raise InputError(f"table.curve: {table['curve']!r} is no axis of a grid; there are {', '.join(sorted(axes)) or 'none'}")
     rows = [made for i, row in enumerate(table["rows"]) for made in written_out(row, f"table.rows[{i}]")]
     names = [row["name"] for row in rows]
     for i, row in enumerate(rows):
@@ -30,9 +34,25 @@ def rows_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name in row["against"]:
             if name not in names or name == row["name"]:
                 raise InputError(f"row {row['name']!r}, against: {name!r} is no other row")
+        if row["command"] == "baseline" and row.get("replicas"):
+            raise InputError(f"row {row['name']!r}: replicas share a program of training, which a baseline has none of")
         for key, node in (row.get("published") or {}).items():
             published(node, key, table, f"row {row['name']!r}, published")
     return rows
+
+
+def seeds_of(asked: Any, table: Mapping[str, Any]) -> Sequence[int]:
+    """The seeds of a table: its own, the first so many, or those of a list.
+
+    Raises:
+        InputError: they are none.
+    """
+    given = table["seeds"] if asked is None else asked
+    whole = lambda x: isinstance(x, int) and not isinstance(x, bool)  # noqa: E731
+    seeds = list(range(given)) if whole(given) else given
+    if not isinstance(seeds, list) or not seeds or not all(map(whole, seeds)) or len({*seeds}) < len(seeds):
+        raise InputError(f"seeds is {given!r}, must be how many, at least 1, or a list of different ones: seeds=[3,4,5]")
+    return seeds
 
 
 def columns(table: Mapping[str, Any]) -> None:
@@ -83,7 +103,7 @@ def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
         made["against"] = [filled(name, labels, where) for name in made["against"]]
         if set(made) - KEYS or made["command"] not in ("train", "baseline"):
             raise InputError(f"{where}: command must be train or baseline, and a row knows {', '.join(sorted(KEYS))}")
-        yield made
+        yield made | {"labels": labels, "series": {axis: filled(row["name"], labels | {axis: "…"}, where) for axis in labels}}
 
 
 def filled(text: str, labels: Mapping[str, str], where: str) -> str:

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from ecrec_jax import metrics
 from ecrec_jax.meter import brief
-from experiments import examples, figure, page, plot, record
+from experiments import examples, figure, lines, page, plot, record
 from experiments.cell import Cell
 from experiments.compare import METHOD, answers, asked, pairs
+from experiments.lines import Line, verdict
 from experiments.page import Markup, tag
 
 Sides = dict[str, list[Cell]]   # name of a row -> its runs
@@ -38,35 +39,34 @@ def said_of(node: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def numbers(sides: Sides, columns: Mapping[str, Any]) -> Markup:
-    """Mean and standard deviation of every row."""
+def numbers(shown: Sequence[Line], columns: Mapping[str, Any]) -> Markup:
+    """Mean and standard deviation of every row, beside what was published; what marks mean, what isn't there and why."""
+    beside = [key for key in columns if any(key in line.published for line in shown)]
+    heads = [title for key, spec in columns.items() for title in (spec["title"], *(["published"] if key in beside else []))]
     rows = []
-    for name, cells in sides.items():
-        told = [summary for cell in cells if (summary := cell.summary()) is not None]
-        found = [[summary[key] for summary in told if key in summary] for key in columns]
-        rows.append([name, str(len(told)), *(mean(x, spec["digits"]) for x, spec in zip(found, columns.values(), strict=True))])
-    note = None if all(int(row[1]) == len(sides[row[0]]) for row in rows) else tag("p.soft", "n counts the runs that are finished.")
-    return page.joined(tag("h2", "Metrics"), page.table(["", "n", *(x["title"] for x in columns.values())], rows, "number"), note)
-
-
-def mean(values: Sequence[float], digits: int) -> str:
-    """With the standard deviation, where there are several."""
-    if not values:
-        return "–"
-    return f"{np.mean(values):.{digits}f}" + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
+    for line in shown:
+        cells = []
+        for key, spec in columns.items():
+            number, digits = line.numbers.get(key), spec["digits"]
+            cells.append("–" if number is None else f"{number.mean:.{digits}f}"
+                         + (f" ± {number.std:.{digits}f}" if len(number.runs) > 1 else ""))
+            cells += [verdict(line, key, digits) if key in line.published else ""] if key in beside else []
+        rows.append([line.name + line.marks, lines.count(line), *cells])
+    done = all(len(line.cells) == line.asked for line in shown)
+    found = [*lines.notes(shown), *([] if done else ["n counts the runs that are finished."])]
+    return page.joined(tag("h2", "Metrics"), page.table(["", "n", *heads], rows, "number"), *(tag("p.soft", x) for x in found))
 
 
 def significance(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell],
                  columns: Mapping[str, Any]) -> Markup | None:
-    """What may be claimed of differences."""
-    found = pairs(rows, cells, columns)
+    """What may be claimed of differences, and what wasn't compared."""
+    found, left = pairs(rows, cells, columns)
+    said = [tag("p.soft", f"Not compared: {x}") for x in left]
     if not found:
-        return None
-    lines = []
-    for pair in found:
-        lines.append([f"{pair.first} less {pair.second}", *pair.words(columns[pair.column])])
-    return page.joined(tag("h2", "Differences"), page.table(["", "", "difference [95 %]", "effect", "p (Holm)"], lines, "number"),
-                       tag("p.soft", METHOD))
+        return page.joined(tag("h2", "Differences"), *said) if said else None
+    told = [[f"{pair.first} less {pair.second}", *pair.words(columns[pair.column])] for pair in found]
+    return page.joined(tag("h2", "Differences"), page.table(["", "", "difference [95 %]", "effect", "p (Holm)"], told, "number"),
+                       tag("p.soft", METHOD), *said)
 
 
 def courses(sides: Sides) -> Markup | None:
@@ -159,7 +159,7 @@ def lists(sides: Sides, split: str) -> Markup | None:
 def against(rows: Sequence[Mapping[str, Any]], sides: Sides, split: str, root: str) -> Markup | None:
     """Examples won and lost, of one run of each row, of the same seed where they have one."""
     found = []
-    for first, second in asked(rows):
+    for first, second in (pair for pair in asked(rows) if {*pair} <= {*sides}):
         both = sorted({c.seed for c in sides[first]} & {c.seed for c in sides[second]})
         one, two = (next((c for c in sides[name] if c.seed in both), sides[name][0]) for name in (first, second))
         found.append(examples.between(one, two, split, root))

@@ -5,7 +5,6 @@ if __name__ == "__main__":
 
     settle()
 
-import functools
 import hashlib
 import json
 import re
@@ -17,19 +16,20 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
 from ecrec_jax import source
-from ecrec_jax.data import file
 from ecrec_jax.types import InputError
-from experiments import record, wiring
+from experiments import inputs, record, saved, wiring
 from experiments.cell import Cell, stoppable
 from experiments.estimate import foresee
 from experiments.fleet import send
 from experiments.override import overrides
-from experiments.rows import rows_of
+from experiments.rows import rows_of, seeds_of
 from experiments.sheet import write
 
 
-def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Sequence[int]) -> dict[tuple[str, int], Cell]:
-    """All cells in the order in which they must run; composing each config finds mistakes before anything starts."""
+def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Sequence[int], fetch: bool
+             ) -> dict[tuple[str, int], Cell]:
+    """All cells in the order in which they must run; composing each config finds mistakes before anything starts. `fetch`: get
+    checkpoints of a hub that aren't here."""
     cells: dict[tuple[str, int], Cell] = {}
     for row in rows:
         plain = wiring.plain(compose(row["command"], [*row["overrides"]]))
@@ -40,11 +40,11 @@ def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Seq
                 raise InputError(f"row {row['name']!r}: {row['from']!r} has no seed {seed}")
             config = plain | {"seed": seed}
             if start is not None:
+                config = config | {"model": config["model"] | {"checkpoint": None}}
+            found, absent = needs(config, start, fetch)
+            folder = folder_of(config, out / re.sub(r"\W+", "-", row["name"]).strip("-"), found)
+            if start is not None:
                 config = config | {"model": config["model"] | {"checkpoint": str(start.start())}}
-            digests, absent = needs(config, start)
-            mark = hashlib.sha256(json.dumps([record.compared(config), digests], sort_keys=True).encode()).hexdigest()[:8]
-            slug = re.sub(r"\W+", "-", row["name"]).strip("-")
-            folder = out / slug / f"seed{seed}-{mark}"
             cells[row["name"], seed] = Cell(row["name"], seed, row["command"], given, config, folder, start, absent,
                                             bool(row.get("replicas")))
     return cells
@@ -59,25 +59,30 @@ def named(config: Mapping[str, Any], table: str, row: str) -> list[str]:
     return [word for key, value in given.items() for word in overrides(f"tracker.wandb.{key}", value)]
 
 
-def needs(config: Mapping[str, Any], start: Cell | None) -> tuple[list[str], str | None]:
-    """(digests of the data files, what isn't there)."""
-    data, model = config["data"], config["model"]
+def needs(config: Mapping[str, Any], start: Cell | None, fetch: bool) -> tuple[dict[str, str], str | None]:
+    """(digests of what a cell reads, what isn't there). Of the row that it starts from the folder's name says enough."""
     try:
-        digests = [digest(path) for path in file.located(data["path"], data["root"], data.get("source")).values()]
-        if start is not None:
-            return digests, start.absent
-        if model["checkpoint"] and "baseline" not in config:
-            source.locate(model["checkpoint"])
+        return inputs.digests(config, fetch) | ({} if start is None else {"from": start.folder.name}), start and start.absent
     except InputError as error:
-        return [], str(error)
-    return digests, None
+        return {}, str(error)
 
 
-@functools.cache
-def digest(path: Path) -> str:
-    """The sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def folder_of(config: Mapping[str, Any], row: Path, found: Mapping[str, str]) -> Path:
+    """The folder of a cell, whose name follows from what it reads and from its configuration; or one that is there, on the same
+    files, with a configuration that says the same although keys were added to conf/ since."""
+    mark = lambda x: hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()[:8]  # noqa: E731
+    start = f"seed{config['seed']}-{mark(found)}-"
+    folder = row / f"{start}{mark(essence(config, found))}"
+    if folder.exists():
+        return folder
+    there = (path.parent for path in sorted(row.glob(f"{start}????????/config.yaml")))
+    return next((path for path in there if essence(source.load_config(path), found) == essence(config, found)), folder)
+
+
+def essence(config: Mapping[str, Any], found: Mapping[str, str]) -> dict[str, Any]:
+    """What makes a run what it is; not where the row lies that it starts from."""
+    keys = record.compared(saved.complete(config))
+    return keys | {"model.checkpoint": None} if "from" in found else keys
 
 
 def main(config: dict[str, Any]) -> None:
@@ -87,15 +92,13 @@ def main(config: dict[str, Any]) -> None:
         raise InputError(f"stale is {config['stale']!r}, must be keep or rerun")
     rows = rows_of(table)
     out = Path(config["out"] or f"runs/table-{name}")
-    seeds = list(range(config["seeds"])) if isinstance(config["seeds"], int) else table["seeds"]
-    cells = cells_of(rows, name, out, seeds)
+    cells = cells_of(rows, name, out, seeds_of(config["seeds"], table), fetch=not config["plan"])
     if config["plan"]:
         return foresee(list(cells.values()))
 
     if config["stale"] == "rerun":
-        for cell in cells.values():
-            if cell.summary() is not None and cell.stale():
-                cell.put_aside()
+        for cell in [cell for cell in reversed(cells.values()) if cell.summary() is not None and cell.stale()]:
+            cell.put_aside()   # those that start from others first: a kill here leaves none that only its source would mark
     missing = [cell for cell in cells.values() if cell.summary() is None and cell.absent is None]
     with stoppable():
         try:
