@@ -41,7 +41,8 @@ def classification(label: Int[np.ndarray, "E"], scores: Float[np.ndarray, "E C"]
 
 
 def multi_label(label: Float[np.ndarray, "E C"], scores: Float[np.ndarray, "E C"], labels: Sequence[str]) -> dict[str, Any]:
-    """Subset accuracy, macro/micro/weighted F1 at threshold .5, ROC-AUC and PR-AUC (macro over labels that have both values)."""
+    """Subset accuracy, macro/micro/weighted F1 at threshold .5, ROC-AUC and PR-AUC (macro over labels that have both values); the
+    calibration error of the scores of all labels together."""
     from sklearn import metrics as sk
 
     truth, predicted = label > 0.5, scores > 0.5
@@ -52,9 +53,13 @@ def multi_label(label: Float[np.ndarray, "E C"], scores: Float[np.ndarray, "E C"
     if mixed:
         found["roc_auc"] = float(np.mean([sk.roc_auc_score(truth[:, c], scores[:, c]) for c in mixed]))
         found["pr_auc"] = float(np.mean([sk.average_precision_score(truth[:, c], scores[:, c]) for c in mixed]))
+    found["ece"], bins = calibration(scores.ravel(), truth.ravel())
     precision, recall, f1, support = sk.precision_recall_fscore_support(truth, predicted, average=None, zero_division=0)
-    return found | {"per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
-                                         "support": int(support[i])} for i, name in enumerate(labels)}}
+    return found | {
+        "per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
+                             "support": int(support[i])} for i, name in enumerate(labels)},
+        "calibration": bins,
+    }
 
 
 def calibration(

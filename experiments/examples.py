@@ -16,13 +16,14 @@ from experiments.cell import Cell
 from experiments.page import Markup, folded, joined, tag
 
 SHOWN, LONGEST = 20, 1000   # examples of a list, letters of a text
-COLUMNS = {"example", "label", "prediction", "scores"}
+COLUMNS, RANKED = {"example", "label", "prediction", "scores"}, {"user", "target", "rank", "top_items"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What a run said of an example. `off`: how far that was from the label: 1 less the label's score, the mean distance of scores
-    from several labels, or of a number from the number; `right` is None where answers are numbers."""
+    from several labels, or of a number from the number, 1 less the reciprocal rank of an item; `right` is None where answers are
+    numbers."""
 
     label: str
     said: str
@@ -30,10 +31,20 @@ class Answer:
     right: bool | None
 
 
-def answers(path: Path) -> dict[int, Answer]:
-    """The answers of a run by the number of the example; none where the file isn't there or holds no answers with scores."""
+def answers(path: Path) -> dict[int | str, Answer]:
+    """The answers of a run by the number of the example, or the name of the user; none where the file isn't there or holds no
+    answers with scores."""
     table = pq.read_table(path) if path.is_file() else None
+    if table and set(table.column_names) >= RANKED:
+        return {row["user"]: ranked(row) for row in table.to_pylist()}
     return {row["example"]: answer(row) for row in table.to_pylist()} if table and set(table.column_names) >= COLUMNS else {}
+
+
+def ranked(row: Mapping[str, Any]) -> Answer:
+    """One user's items; of several that were asked for, the one that is ranked first. Right is what stands in the list."""
+    target, rank = ([x] if not isinstance(x, list) else x for x in (row["target"], row["rank"]))
+    first, top = min(rank), row["top_items"]
+    return Answer(", ".join(target), f"rank {first:,} ({', '.join(top[:3])} …)", 1 - 1 / first, first <= len(top))
 
 
 def answer(row: Mapping[str, Any]) -> Answer:
@@ -52,7 +63,7 @@ def texts(cell: Cell, root: str) -> list[str] | str:
     node = saved.complete(cell.config)["data"] | {"root": root}
     try:
         data = section.make(node, "data", Facts())
-        if not hasattr(data, "texts"):
+        if not callable(getattr(data, "texts", None)):
             return "The examples are no rows of a file, so their texts are not shown."
         table = data.table()
         record.same_data(cell.folder, table.digest)
@@ -72,7 +83,8 @@ def between(one: Cell, two: Cell, split: str, root: str) -> Markup | None:
     for winner, loser in ((mine, theirs), (theirs, mine)):
         found = [i for i in both if winner[i].off < loser[i].off and (numbers or (winner[i].right and not loser[i].right))]
         lists.append(sorted(found, key=lambda i: winner[i].off - loser[i].off))
-    known = texts(one, root)
+    users = isinstance(both[0], str)
+    known = "Won is a user of whose items the list has one, and the other's list has none." if users else texts(one, root)
     words = ("closer", "further") if numbers else ("won", "lost")
     count = " · ".join(f"{word} {len(found)}" for word, found in zip(words, lists, strict=True))
     title = f"{one.row} against {two.row}: {count} of {len(both)}" + (f" (seed {one.seed})" if one.seed == two.seed else "")
@@ -81,13 +93,14 @@ def between(one: Cell, two: Cell, split: str, root: str) -> Markup | None:
                                  for word, found in zip(words, lists, strict=True)))
 
 
-def listed(title: str, found: Sequence[int], one: tuple[Cell, Mapping[int, Answer]], two: tuple[Cell, Mapping[int, Answer]],
+def listed(title: str, found: Sequence[Any], one: tuple[Cell, Mapping[Any, Answer]], two: tuple[Cell, Mapping[Any, Answer]],
            known: list[str] | str) -> Markup:
     """One list, the widest gaps first; the rest is counted."""
     cards = []
     for i in found[:SHOWN]:
         said = [f" · {cell.row}: {given[i].said}" for cell, given in (one, two)]
         text = None if isinstance(known, str) else tag("p", known[i][:LONGEST] + ("…" if len(known[i]) > LONGEST else ""))
-        cards.append(tag("article", tag("p.soft", f"row {i} · label ", tag("b", one[1][i].label), *said), text))
+        named = f"{'user' if isinstance(i, str) else 'row'} {i} · label "
+        cards.append(tag("article", tag("p.soft", named, tag("b", one[1][i].label), *said), text))
     rest = tag("p.soft", f"and {len(found) - SHOWN} more") if len(found) > SHOWN else None
     return joined(tag("h3", f"{title}: {len(found)}"), *cards, rest)

@@ -105,9 +105,12 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def notes(lines: Sequence[Line]) -> list[str]:
-    """What marks mean, what is not here, and where published values come from."""
+def notes(lines: Sequence[Line], columns: Mapping[str, Any]) -> list[str]:
+    """What marks mean, what is not here, what no run says, and where published values come from."""
     found = [f"{mark} {note}" for mark, note in NOTES.items() if any(mark in line.marks for line in lines)]
+    told = dict.fromkeys(key for line in lines for cell in line.cells for key in cell.summary())
+    found += [f"{key}: no run says it; they say {', '.join(x for x in told if x.startswith(key.partition('/')[0] + '/'))}"
+              for key in columns if told and key not in told]
     found += [f"{line.name}: {line.trouble}" for line in lines
               if line.trouble and (line.numbers or short(line.trouble) != escaped(line.trouble))]
     sources: dict[str, list[str]] = {}

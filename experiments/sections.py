@@ -53,7 +53,7 @@ def numbers(shown: Sequence[Line], columns: Mapping[str, Any]) -> Markup:
             cells += [verdict(line, key, digits) if key in line.published else ""] if key in beside else []
         rows.append([line.name + line.marks, lines.count(line), *cells])
     done = all(len(line.cells) == line.asked for line in shown)
-    found = [*lines.notes(shown), *([] if done else ["n counts the runs that are finished."])]
+    found = [*lines.notes(shown, columns), *([] if done else ["n counts the runs that are finished."])]
     return page.joined(tag("h2", "Metrics"), page.table(["", "n", *heads], rows, "number"), *(tag("p.soft", x) for x in found))
 
 

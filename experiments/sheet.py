@@ -18,7 +18,8 @@ from experiments.plot import bars, over
 def write(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell], out: Path) -> None:
     """table.md, table.tex, table.csv, differences.csv and table.png; the first is printed too."""
     lines, (found, left) = lines_of(table, rows, cells), pairs(rows, cells, table["columns"])
-    text = [f"# {table['title']}", "", *markdown(table, lines, out), *paragraphs(notes(lines)), *differences(found, left, table)]
+    said = [*paragraphs(notes(lines, table["columns"])), *differences(found, left, table)]
+    text = [f"# {table['title']}", "", *markdown(table, lines, out), *said]
     out.mkdir(parents=True, exist_ok=True)
     record.write_text("\n".join([*text, *runs(lines, out)]) + "\n", out / "table.md")
     record.write_text(latex.tabular(table, lines), out / "table.tex")

@@ -74,6 +74,7 @@ def test_a_row_of_which_some_runs_failed(tmp_path, capsys):
         first, second = csv.DictReader(file)
     assert first["n"] == "2" and second["n"] == "0" and first["trouble"] == second["trouble"] == "no | space"
     assert latex.number(line_of(cells), "test/roc_auc", 3) == "--"
+    assert "test/roc_auc: no run says it; they say test/accuracy" in text   # a column with a slip of the pen
 
 
 def test_what_is_not_compared_is_named(tmp_path):

@@ -219,9 +219,11 @@ def test_calibration():
 
 
 def test_multi_label_metrics():
-    """Two texts, two labels: one text fully right; label a: F1 1, label b: one missed of one, F1 0."""
+    """Two texts, two labels: one text fully right; label a: F1 1, label b: one missed of one, F1 0.
+    Four scores, each in a bin of its own."""
     found = metrics.multi_label(np.array([[1, 0], [0, 1]]), np.array([[0.9, 0.1], [0.2, 0.3]]), ("a", "b"))
     assert found["accuracy"] == 0.5 and found["macro_f1"] == 0.5 and found["micro_f1"] == pytest.approx(2 / 3)
+    assert found["ece"] == pytest.approx((0.1 + 0.1 + 0.2 + 0.7) / 4) and sum(b["count"] for b in found["calibration"]) == 4
 
 
 def test_regression_metrics():

@@ -212,6 +212,10 @@ def test_runs_with_several_relevant_items(log, tmp_path, undrawn, monkeypatch): 
     assert compare.same(rows["run"][0], rows["popularity"][0]) and compare.same(rows["item_knn"][0], rows["popularity"][0])
     assert call("report", f"run_dir=[{run},{tmp_path / 'item_knn'}]", f"out={tmp_path}") == 0
     page = (tmp_path / "report.html").read_text()
+    mine, theirs = ([min(x) <= 5 for x in pq.read_table(folder / "predictions" / "test.parquet")["rank"].to_pylist()]
+                    for folder in (run, tmp_path / "item_knn"))
+    won, lost = (sum(a > b for a, b in zip(*sides, strict=True)) for sides in ((theirs, mine), (mine, theirs)))
+    assert f"item_knn against run: won {won} · lost {lost} of 120" in page and "· label <b>i" in page and won + lost > 3
     assert all(word in page for word in ("map@5 over items in the history", "share of the lists @5", "training events"))
     assert rows["item_knn"][1][0].mean() > 1.5 * rows["popularity"][1][0].mean()
 

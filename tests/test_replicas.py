@@ -73,7 +73,8 @@ def test_on_devices_they_exchange_nothing():
 def test_command(tmp_path):
     """Two runs that differ in seed, rate and smoothing; alone they log the same; a second start finds them finished."""
     runs = "{seed: [3, 4], optimizer.learning_rate: [1e-3, 2e-3], task.label_smoothing: [0.0, 0.2]}"
-    assert call("train", *SMALL, f"replicas={runs}", f"run_dir={tmp_path / 'both'}") == 0
+    assert call("train", *SMALL, "tracker=[jsonl,wandb]", f"replicas={runs}", f"run_dir={tmp_path / 'both'}") == 0
+    assert len({*(tmp_path / "both").glob("*/wandb/offline-run-*/*.wandb")}) == 2   # one run of W&B each
     folder = tmp_path / "both" / "seed_4-learning_rate_0.002-label_smoothing_0.2"
     assert call("train", *SMALL, "seed=4", "optimizer.learning_rate=2e-3", "task.label_smoothing=0.2",
                 f"run_dir={tmp_path / 'alone'}") == 0
