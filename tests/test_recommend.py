@@ -153,6 +153,18 @@ def test_a_score_that_is_no_number_helps_nobody():
         ranking.measured({"loss": np.zeros(1), "top_scores": np.array([[np.nan]])}, [1], (0, 1, 1, 0))
 
 
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_a_baseline_gives_numbers(strange):
+    """What ranks nothing is refused, be it the label's score or another item's; -inf may hide items."""
+    scores = np.array([[-np.inf, 1.0, 2.0, 3.0]])
+    assert neighbours.ranked(scores, np.array([3]), [], 2)[0].tolist() == [2]
+    for place in (2, 3):
+        given = scores.copy()
+        given[0, place] = strange
+        with pytest.raises(InputError, match="baseline: it gives scores that are not numbers"):
+            neighbours.ranked(given, np.array([3]), [], 2)
+
+
 @pytest.mark.parametrize("kind", ["random", "few items", "ties"])
 def test_metrics_agree_with_ir_measures(kind):
     """Every user has one relevant item; a tie is broken against it, there as here."""

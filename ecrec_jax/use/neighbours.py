@@ -90,7 +90,13 @@ class Ease:
 def ranked(scores: Float[np.ndarray, "U I"], target: Int[np.ndarray, "U *R"], seen: Sequence[History], most: int
            ) -> tuple[Int[np.ndarray, "U *R"], Int[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
     """(1-based rank of each target, or of each user's distinct targets (0: there are no more), among all items but the other seen
-    ones, ties against it; the `most` best items, 0 where there are no more; their scores), as `Factored.ranked` does on devices."""
+    ones, ties against it; the `most` best items, 0 where there are no more; their scores), as `Factored.ranked` does on devices.
+
+    Raises:
+        InputError: scores that aren't numbers below infinity; -inf hides an item.
+    """
+    if not (scores < np.inf).all():
+        raise InputError("baseline: it gives scores that are not numbers, which rank nothing: choose other values of its keys")
     targets = target.reshape(len(target), -1)
     (row, _), given, scores = np.nonzero(targets), targets > 0, scores.copy()
     mine = np.where(given, np.take_along_axis(scores, np.maximum(targets - 1, 0), 1), -np.inf)
