@@ -31,7 +31,7 @@ def main(config: dict[str, Any]) -> None:
     parts = build.rebuild(folder, run)
     if parts.facts.items is None:
         raise InputError(f"run_dir: {folder} is no run that ranks items")
-    names = (folder / "items.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    names = named(folder, parts.facts.items)
     numbers = {name: number for number, name in enumerate(names, 1)}
     check(config, len(names))
     hidden = np.array(sorted({numbers[name] for name in blocked(config, names)}), "i4")
@@ -54,6 +54,18 @@ def main(config: dict[str, Any]) -> None:
     alike = f"; items of a list have a mean cosine of {similarity(np.stack(shown)):.3f}" if shown else ""
     print(f"{len(users)} users, {len(users) - len(warm)} without history, who get what is popular; {unknown} events with items "
           f"that the run doesn't know; {len(hidden)} items filtered{alike}; written to {path}")
+
+
+def named(folder: Path, items: int) -> list[str]:
+    """What the items of a run are called.
+
+    Raises:
+        InputError: a name has a line break, which logs may no longer have.
+    """
+    names = (folder / "items.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    if len(names) != items:
+        raise InputError(f"{folder / 'items.txt'}: {len(names)} names of {items} items, so one has a line break: train it again")
+    return names
 
 
 def chosen(items: np.ndarray, scores: np.ndarray, vectors: np.ndarray, k: int, weight: float) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import ir_measures
 import jax
@@ -90,6 +91,8 @@ def test_the_last_items_are_kept(tmp_path):
     ("table", "user,item,time\nu,a,1\nu,,2\n", "line 3: an event without item"),
     ("table", "user,item,time\nu,a,1\nu,b,soon\n", "time 'soon' is not a number"),
     ("table", "user,thing,time\nu,a,1\n", "data.item_column"),
+    *(("table", f'user,item,time\nu,a,1\nu,"b{end}c",2\n', "line 3: a line break in the item") for end in ("\n", "\r", "\u2028")),
+    ("table", 'user,item,time\nu,a,1\n"u\nv",b,2\n', "line 3: a line break in the user"),
 ])
 def test_bad_histories(format, text, words, tmp_path, capsys):
     path = written(tmp_path / ("x.csv" if format == "table" else "x.txt"), text)
@@ -545,6 +548,16 @@ def test_recommend(log, circle, tmp_path, capsys):
     kept = recommended(circle, tmp_path, *rules)
     assert set(kept[kept.user == "ben"].item) == left and set(kept[kept.user == "anna"].item) == left - {"i6", "i8"}
     assert set(recommended(circle, tmp_path, *rules[:-1], "only=[even]").item) == left
+
+
+def test_recommend_by_a_run_whose_names_are_broken(circle, tmp_path, capsys):
+    """Of a run from before such names were refused: every later name would be another item's."""
+    run, users = tmp_path / "run", written(tmp_path / "users.csv", "user,item,time\nanna,i1,1\n")
+    shutil.copytree(circle, run)
+    written(run / "items.txt", "broken\n" + (run / "items.txt").read_text())
+    assert call("recommend", f"run_dir={run}", f"users={users}", f"output={tmp_path / 'x.csv'}") == 2
+    error = capsys.readouterr().err
+    assert "items.txt: 31 names of 30 items" in error and error.count("\n") == 1
 
 
 def test_recommend_to_users_of_the_data(log, circle, tmp_path, capsys):

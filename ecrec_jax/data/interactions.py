@@ -32,13 +32,15 @@ def numbered(user: list[Any], item: list[Any], time: Float[np.ndarray, "E"], kin
     """Events from their columns, of equal times those first that come first.
 
     Raises:
-        InputError: a cell is empty; `where` says in which line.
+        InputError: a cell is empty, or has a line break: runs keep one name a line; `where` says in which line.
     """
     (user, users), (item, items) = codes(user), codes(item)
     kind, kinds = codes(kind) if kind is not None else (np.zeros(len(user), int), [])
     for key, names, code in (("user", users, user), ("item", items, item), ("type", kinds, kind)):
-        if "" in names:
-            raise InputError(f"{where(int(np.argmax(code == names.index(''))))}: an event without {key}")
+        for name in names:
+            if len(name.splitlines()) != 1:
+                wrong = f"a line break in the {key} {name!r}" if name else f"an event without {key}"
+                raise InputError(f"{where(int(np.argmax(code == names.index(name))))}: {wrong}")
     order = np.lexsort((time, user))
     return Events(user[order], item[order], time[order], users, items, digest, kind[order], kinds)
 
