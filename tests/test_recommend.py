@@ -24,6 +24,7 @@ from ecrec_jax.types import Facts, InputError, Noise
 from ecrec_jax.use import neighbours
 from ecrec_jax.use.diversify import mmr, similarity
 from experiments import wiring
+from experiments.protocol import protocol
 from tests import world
 from tests.test_commands import call
 from tests.test_tables import rows_word
@@ -269,6 +270,40 @@ def test_runs_of_other_splits(split, log, tmp_path):
     asked = {name: set(pq.read_table(tmp_path / "run" / "predictions" / f"{name}.parquet")["user"].to_pylist())
              for name in ("valid", "test")}
     assert asked["test"] and (split == "time" or not asked["valid"] & asked["test"])
+
+
+def judged(path, **keys):
+    """The protocol of a run on a file."""
+    config = world.composed("experiment=next_item", "data=sequences")
+    config["data"] |= {"path": str(path), "format": "lists", "max_length": 9, **keys}
+    return protocol(config, make(config["data"], "data", Facts()).load("", 9))
+
+
+def test_a_fingerprint_says_whom_and_what_is_tested(tmp_path):
+    """That of older runs where nothing was drawn: the seed counts where it draws users or items, prices where there are some."""
+    path = written(tmp_path / "x.txt", "".join(f"u{u} {' '.join(f'i{(u + k) % 40}' for k in range(6))}\n" for u in range(40)))
+    plain = judged(path)
+    assert plain["fingerprint"] == "b769e274d049"
+    same = [judged(path, **keys) for keys in ({"split_seed": 1}, {"limit": 99}, {"valid_users": 5}, {"train_fraction": 0.5})]
+    assert {found["fingerprint"] for found in same} == {plain["fingerprint"]} and "drawn by" not in plain
+    for keys in ({"split": "users"}, {"split": "users", "limit": 2}, {"limit": 9}, {"new_items": 0.2}):
+        first, second = (judged(path, **keys, split_seed=seed) for seed in (0, 1))
+        assert first["fingerprint"] != second["fingerprint"] and second["drawn by"] == "data.split_seed 1", keys
+    tables = [written(tmp_path / f"{n}.csv", f"item,{name}\n" + "".join(f"i{i},{n}\n" for i in range(40)))
+              for n, name in ((1, "price"), (2, "price"), (3, "category"), (1, "price"))]
+    marks = [judged(path, items=str(table))["fingerprint"] for table in tables]
+    assert marks[0] == marks[3] and marks[2] == plain["fingerprint"] and len(set(marks)) == 3
+
+
+def test_a_protocol_says_what_is_read_to_test(tmp_path):
+    """The words are those of what a user was asked after."""
+    rows = "".join(f"u{u},i{(u + k) % 40},{u + 40 * k}\n" for u in range(40) for k in range(8))
+    path, found = written(tmp_path / "x.csv", "user,item,time\n" + rows), {}
+    for split, last in (("leave_one_out", 1), ("last_n", 2), ("users", 1), ("time", 1)):
+        found[split] = judged(path, format="table", split=split, last=last)["test input"]
+    assert found == {"leave_one_out": "the history with the validation item, its last 9",
+                     "last_n": "the history with the validation items, its last 9",
+                     **dict.fromkeys(("users", "time"), "all that came before, its last 9")}
 
 
 # ---- losses
