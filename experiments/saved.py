@@ -17,12 +17,15 @@ def opened(name: Any) -> tuple[Path, dict[str, Any]]:
     """(folder, configuration) of a run that a command names.
 
     Raises:
-        InputError: no run is there, or its configuration has a key that there is no more.
+        InputError: no run is there, or a baseline's, or its configuration has a key that there is no more.
     """
     if not isinstance(name, str) or not (Path(name) / "config.yaml").is_file():
         raise InputError(f"run_dir: {name} holds no run (no config.yaml)")
     folder = Path(name)
     config = complete(source.load_config(folder))
+    if "baseline" in config:
+        raise InputError(f"run_dir: {folder} holds a baseline, which leaves numbers and predictions alone: recommend, evaluate, "
+                         "predict and export need a model that was trained")
     try:
         wiring.known(config)
     except InputError as error:

@@ -595,6 +595,16 @@ def test_recommend_by_a_run_whose_names_are_broken(circle, tmp_path, capsys):
     assert "items.txt: 31 names of 30 items" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("command,words", [("recommend", ["users=users.csv"]), ("evaluate", ["split=test"])])
+def test_a_baseline_is_no_run_to_go_on_with(command, words, log, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert call("baseline", *WORDS, f"data.path={log}", "baseline=popularity", f"run_dir={run}") == 0
+    capsys.readouterr()
+    assert call(command, f"run_dir={run}", *words) == 2
+    error = capsys.readouterr().err
+    assert f"run_dir: {run} holds a baseline" in error and command in error and error.count("\n") == 1
+
+
 def test_recommend_to_users_of_the_data(log, circle, tmp_path, capsys):
     """The list of a user's whole history; nothing of it is recommended."""
     users = written(tmp_path / "users.txt", "u7\nu3\nu7\n")
