@@ -35,6 +35,8 @@ def main(config: dict[str, Any]) -> None:
     numbers = {name: number for number, name in enumerate(names, 1)}
     check(config, len(names))
     hidden = np.array(sorted({numbers[name] for name in blocked(config, names)}), "i4")
+    if len(hidden) == len(names):
+        raise InputError("block, only and never leave no item to recommend")
     users, histories, types, unknown = asked(config, run, folder, numbers, parts.facts.events)
     pool = min(max(config["candidates"], config["k"]) if config["diversify"] else config["k"], len(names) - len(hidden))
     warm = [number for number, history in enumerate(histories) if len(history)]

@@ -624,7 +624,8 @@ def test_recommend_to_users_of_the_data(log, circle, tmp_path, capsys):
 @pytest.mark.parametrize("words,said", [
     (["k=0"], "k is 0"), (["diversify=2.0"], "diversify is 2.0"), (["block=[zzz]"], "block: the run knows no item 'zzz'"),
     (["only=[a]"], "give the items' table"), (["output=x.html"], "output: unknown ending"), (["users=none.csv"], "none.csv"),
-    (["k=two"], "k is 'two', expected a whole number")])
+    (["k=two"], "k is 'two', expected a whole number"),
+    ([f"block=[{','.join(f'i{k}' for k in range(30))}]"], "block, only and never leave no item to recommend")])
 def test_recommend_refuses(words, said, circle, tmp_path, capsys):
     users = written(tmp_path / "users.csv", "user,item,time\nanna,i1,1\n")
     given = {word.partition("=")[0]: word for word in (f"users={users}", f"output={tmp_path / 'x.csv'}", *words)}
