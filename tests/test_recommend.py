@@ -660,6 +660,19 @@ def test_baselines_of_items(name):
     assert rank.tolist() == ([4, 2] if name == "popularity" else [1, 1]) and top[0, 0] == (5 if name == "popularity" else 4)
 
 
+@pytest.mark.parametrize("name,word,said", [
+    ("bpr", "learning_rate=20", "baseline: implicit can't fit it (NaN encountered in factors): lower baseline.learning_rate"),
+    ("als", "regularization=0.0", "on row 0): raise baseline.regularization or lower baseline.alpha"),
+    ("als", "factors=0", "baseline.factors 0 is too small"), ("bpr", "iterations=0", "baseline.iterations 0 is too small"),
+    ("als", "alpha=-1.0", "baseline.alpha -1.0 is too small"), ("bpr", "learning_rate=0.0", "baseline.learning_rate 0.0 is too"),
+    ("als", "seed=-1", "baseline.seed -1 is too small"), ("bpr", "regularization=-1.0", "baseline.regularization -1.0 is too")])
+def test_factors_that_cannot_be_fitted(name, word, said, log, tmp_path, capfd):
+    given = [f"data.path={log}", f"baseline={name}", f"baseline.{word}", f"run_dir={tmp_path / 'run'}"]
+    assert call("baseline", *WORDS, *given) == 2
+    error = capfd.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
 def test_bert4rec_trains(log, tmp_path):
     """From both sides; better than chance, 5 of 24 that were not seen."""
     words = [*WORDS, "model=bert4rec", "model.width=16", "model.feed_forward=32", "head=tokens", "task=masked_item", "epochs=30"]

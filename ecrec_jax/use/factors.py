@@ -1,8 +1,9 @@
 """Matrix factorisation of who had what, by the package implicit: recommenders that don't look at the order of items."""
 
+import contextlib
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,46 @@ from scipy import sparse
 from ecrec_jax.types import InputError
 from ecrec_jax.use.neighbours import History, matrix
 
+LEAST = {"factors": 1, "iterations": 1, "seed": 0, "regularization": 0, "alpha": 0, "learning_rate": 1e-9}
+SINGULAR = "raise baseline.regularization or lower baseline.alpha"
 
-def fitted(module: str, name: str, seen: sparse.csr_matrix, **options: Any) -> Any:
+
+def check(model: Any) -> None:
+    """Whether the keys of a model make sense.
+
+    Raises:
+        InputError: the first that doesn't.
+    """
+    for name, least in LEAST.items():
+        if getattr(model, name, least) < least:
+            raise InputError(f"baseline.{name} {getattr(model, name)} is too small")
+
+
+@contextlib.contextmanager
+def solving(advice: str) -> Iterator[None]:
+    """What implicit solves meanwhile.
+
+    Raises:
+        InputError: it can't, with `advice`.
+    """
+    failed = importlib.import_module("implicit.recommender_base").ModelFitError
+    try:
+        yield
+    except (ValueError, failed) as error:
+        raise InputError(f"baseline: implicit can't fit it ({str(error).partition('. ')[0]}): {advice}") from error
+
+
+def fitted(module: str, name: str, seen: sparse.csr_matrix, advice: str, **options: Any) -> Any:
     """A model of implicit, fitted; BLAS has one thread meanwhile, as the package asks.
 
     Raises:
-        InputError: it isn't installed.
+        InputError: it isn't installed, or can't fit, with `advice`.
     """
     try:
         made = getattr(importlib.import_module(f"implicit.cpu.{module}"), name)
     except ImportError:
         raise InputError("this baseline needs the package implicit: pip install '.[factors]'") from None
-    with threadpoolctl.threadpool_limits(1, "blas"):
+    with threadpoolctl.threadpool_limits(1, "blas"), solving(advice):
         model = made(**options)
         model.fit(seen, show_progress=False)
     return model
@@ -42,15 +71,19 @@ class Als:
     iterations: int
     seed: int
 
+    def __post_init__(self):
+        check(self)
+
     def fit(self, histories: Sequence[History], items: int) -> Any:
         """The fitted model."""
-        return fitted("als", "AlternatingLeastSquares", matrix(histories, items), factors=self.factors, alpha=1 + self.alpha,
-                      regularization=self.regularization, iterations=self.iterations, random_state=self.seed)
+        return fitted("als", "AlternatingLeastSquares", matrix(histories, items), SINGULAR, factors=self.factors,
+                      alpha=1 + self.alpha, regularization=self.regularization, iterations=self.iterations, random_state=self.seed)
 
     def scores(self, model: Any, histories: Sequence[History], users: Sequence[int]) -> Float[np.ndarray, "U I"]:
         """Of vectors that are solved anew, so that what came after training counts."""
         rows = matrix(histories, len(model.item_factors))
-        return model.recalculate_user(np.arange(len(histories)), rows) @ model.item_factors.T
+        with solving(SINGULAR):
+            return model.recalculate_user(np.arange(len(histories)), rows) @ model.item_factors.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +97,14 @@ class Bpr:
     iterations: int
     seed: int
 
+    def __post_init__(self):
+        check(self)
+
     def fit(self, histories: Sequence[History], items: int) -> Any:
         """The fitted model, in one thread: several would race."""
-        return fitted("bpr", "BayesianPersonalizedRanking", matrix(histories, items), factors=self.factors,
-                      learning_rate=self.learning_rate, regularization=self.regularization, iterations=self.iterations,
-                      num_threads=1, random_state=self.seed)
+        return fitted("bpr", "BayesianPersonalizedRanking", matrix(histories, items), "lower baseline.learning_rate",
+                      factors=self.factors, learning_rate=self.learning_rate, regularization=self.regularization,
+                      iterations=self.iterations, num_threads=1, random_state=self.seed)
 
     def scores(self, model: Any, histories: Sequence[History], users: Sequence[int]) -> Float[np.ndarray, "U I"]:
         """Of the users of training."""
