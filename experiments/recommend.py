@@ -52,10 +52,12 @@ def main(config: dict[str, Any]) -> None:
         shown += [vectors[items]] if number in lists and len(items) == config["k"] > 1 else []
         rows += [(user, rank, names[item - 1], float(score), "history" if number in lists else "popular")
                  for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1)]
-    output.write(pd.DataFrame(rows, columns=["user", "rank", "item", "score", "why"]), path)
+        rows += [] if len(items) else [(user, None, None, None, "nothing left")]
+    output.write(pd.DataFrame(rows, columns=["user", "rank", "item", "score", "why"]).astype({"rank": "Int64"}), path)
     alike = f"; items of a list have a mean cosine of {similarity(np.stack(shown)):.3f}" if shown else ""
-    print(f"{len(users)} users, {len(users) - len(warm)} without history, who get what is popular; {unknown} events with items "
-          f"that the run doesn't know; {len(hidden)} items filtered{alike}; written to {path}")
+    print(f"{len(users)} users, {len(users) - len(warm)} without history, who get what is popular; "
+          f"{sum(row[1] is None for row in rows)} for whom nothing is left; {unknown} events with items that the run "
+          f"doesn't know; {len(hidden)} items filtered{alike}; written to {path}")
 
 
 def named(folder: Path, items: int) -> list[str]:

@@ -567,7 +567,8 @@ def test_recommend(log, circle, tmp_path, capsys):
     users = written(tmp_path / "users.csv", "\n".join(rows) + "\n")
     found = recommended(circle, tmp_path, f"users={users}", "k=3")
     said = capsys.readouterr().out
-    assert "3 users, 2 without history, who get what is popular; 2 events with items that the run doesn't know" in said
+    assert "3 users, 2 without history, who get what is popular; 0 for whom nothing is left" in said
+    assert "2 events with items that the run doesn't know" in said
     anna = found[found.user == "anna"]
     assert anna.item.tolist()[0] == "i10" and set(anna.why) == {"history"} and not set(anna.item) & {f"i{k}" for k in range(5, 10)}
     assert anna.score.is_monotonic_decreasing and list(found.user.unique()) == ["anna", "ben", "carl"]
@@ -619,6 +620,20 @@ def test_recommend_to_users_of_the_data(log, circle, tmp_path, capsys):
     nobody = f"users={written(tmp_path / 'x.txt', 'nobody')}"
     assert call("recommend", f"run_dir={circle}", nobody, f"output={tmp_path / 'x.csv'}") == 2
     assert "has no user 'nobody'" in capsys.readouterr().err and not (tmp_path / "x.csv").exists()
+
+
+def test_who_had_all_that_may_be_shown_is_not_left_out(circle, tmp_path, capsys):
+    """A row says so, and nothing that the user had fills it up; ranks stay whole numbers."""
+    users = written(tmp_path / "users.csv", "user,item,time\nanna,i7,1\nanna,i8,2\nben,i7,1\ncarl,,1\n")
+    rules = [f"users={users}", "k=3", f"block=[{','.join(f'i{k}' for k in range(30) if k not in (7, 8))}]"]
+    for weight in (0.0, 0.5):
+        assert call("recommend", f"run_dir={circle}", f"output={tmp_path / 'x.csv'}", f"diversify={weight}", *rules) == 0
+        lines = (tmp_path / "x.csv").read_text().splitlines()
+        assert lines[1] == "anna,,,,nothing left" and lines[2].startswith("ben,1,i8,") and len(lines) == 5
+        assert all(line.startswith("carl,") and line.endswith(",popular") for line in lines[3:])
+        assert "3 users, 1 without history, who get what is popular; 1 for whom nothing is left" in capsys.readouterr().out
+    had = recommended(circle, tmp_path, *rules, "had=true")
+    assert set(had[had.user == "anna"].item) == {"i7", "i8"} and set(had[had.user == "anna"].why) == {"history"}
 
 
 @pytest.mark.parametrize("words,said", [
