@@ -1,6 +1,7 @@
 """The configuration in a run's folder, as today's code reads it."""
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def defaults(noun: str, target: Any) -> dict[str, Any]:
 
 @functools.cache
 def option(path: Path) -> dict[str, Any]:
-    """A yaml of conf/ alone, without what has to be given."""
-    node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    return {name: value for name, value in node.items() if name not in ("defaults", "hydra") and value != "???"}
+    """A yaml of conf/ alone, without what has to be given or is another key's, such as ${seed}."""
+    node = OmegaConf.load(path)
+    own = [name for name, value in OmegaConf.to_container(node).items()
+           if name not in ("defaults", "hydra") and not re.fullmatch(r"\?{3}|\$\{[\w.]+\}", str(value))]
+    return OmegaConf.to_container(OmegaConf.masked_copy(node, own), resolve=True)

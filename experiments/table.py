@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from ecrec_jax import source
 from ecrec_jax.types import InputError
@@ -32,13 +33,13 @@ def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Seq
     checkpoints of a hub that aren't here."""
     cells: dict[tuple[str, int], Cell] = {}
     for row in rows:
-        plain = wiring.plain(compose(row["command"], [*row["overrides"]]))
-        given = [*row["overrides"], *named(plain, name, row["name"])]
+        made = compose(row["command"], [*row["overrides"]])
+        given = [*row["overrides"], *named(wiring.plain(made), name, row["name"])]
         for seed in row.get("seeds", seeds):
             start = cells.get((row["from"], seed))
             if row["from"] and start is None:
                 raise InputError(f"row {row['name']!r}: {row['from']!r} has no seed {seed}")
-            config = plain | {"seed": seed}
+            config = wiring.plain(OmegaConf.merge(made, {"seed": seed}))   # a baseline's may be the same
             if start is not None:
                 config = config | {"model": config["model"] | {"checkpoint": None}}
             found, absent = needs(config, start, fetch)

@@ -23,7 +23,7 @@ from ecrec_jax.task import next_item
 from ecrec_jax.types import Facts, InputError, Noise
 from ecrec_jax.use import neighbours
 from ecrec_jax.use.diversify import mmr, similarity
-from experiments import wiring
+from experiments import saved, wiring
 from experiments.protocol import protocol
 from tests import world
 from tests.test_commands import call
@@ -673,6 +673,22 @@ def test_baselines_of_items(name):
         assert scores[0, [2, 3, 4]].min() > scores[0, :2].max() and scores[1, [0, 1, 4]].min() > scores[1, 2:4].max()
         return
     assert rank.tolist() == ([4, 2] if name == "popularity" else [1, 1]) and top[0, 0] == (5 if name == "popularity" else 4)
+
+
+@pytest.mark.parametrize("name", ["als", "bpr"])
+def test_seeds_of_factors_are_those_of_runs(name):
+    """A table's seeds are other factors; older folders, whose configurations are completed with conf/, go on as they were."""
+    words = [f"baseline={name}", "experiment=next_item", "data=sequences"]
+    made = [world.composed(*words, f"seed={seed}", name="baseline") for seed in (0, 3)]
+    assert [config["baseline"]["seed"] for config in made] == [0, 3]
+    assert world.composed(*words, "seed=3", "baseline.seed=1", name="baseline")["baseline"]["seed"] == 1
+    histories = [np.array(x) for x in ([1, 2, 5], [1, 2, 5], [3, 4, 5], [3, 4, 5], [1, 2, 5])]
+    models = [make(config["baseline"], "baseline", Facts()) for config in made]
+    scores = [model.scores(model.fit(histories, 6), histories, range(5)) for model in models]
+    assert np.abs(scores[0] - scores[1]).max() > 1e-4
+    assert saved.complete(made[1]) == made[1]
+    del made[0]["baseline"]["factors"]
+    assert saved.complete(made[0])["baseline"] == made[0]["baseline"] | {"factors": 64}
 
 
 @pytest.mark.parametrize("name,word,said", [

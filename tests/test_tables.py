@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from experiments import cell, estimate, rows, wiring
+from experiments.launch import CONF
+from experiments.table import cells_of
 from tests import world
 from tests.test_commands import TINY, call
 from tests.test_resume import ROOT, command, environment
@@ -35,6 +39,21 @@ def test_the_text_tables_are_there():
     """One of each data set with published numbers, and those of this project's own questions."""
     assert set(world.names("table")) >= {"quickstart", "heads", "adaptation", "augmentation", "sst2", "sst5", "trec", "clothing",
                                          "financial_sentiment", "chinese_sentiment", "banking77"}
+
+
+@pytest.mark.parametrize("name", ["als", "bpr"])
+def test_seeds_of_random_baselines(name, tmp_path):
+    """Each has the seed of its cell; a folder with other factors under that seed is another one."""
+    (tmp_path / "log.csv").write_text("user,item,time\n")
+    words = ["experiment=next_item", "data=sequences", f"data.path={tmp_path / 'log.csv'}", f"baseline={name}"]
+    row = {"name": name, "command": "baseline", "overrides": words}
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        cells = cells_of(rows.rows_of({"rows": [row], "columns": {}}), "x", tmp_path, [0, 3])
+        pinned = dict(row, overrides=[*words, "baseline.seed=0"])
+        same = cells_of(rows.rows_of({"rows": [pinned], "columns": {}}), "x", tmp_path, [0, 3])
+    assert [(cell.config["seed"], cell.config["baseline"]["seed"]) for cell in cells.values()] == [(0, 0), (3, 3)]
+    assert cells[name, 0].folder == same[name, 0].folder and cells[name, 3].folder != same[name, 3].folder
 
 
 def rows_word(rows):
