@@ -24,6 +24,7 @@ from ecrec_jax.types import Facts, InputError, Noise
 from ecrec_jax.use import neighbours
 from ecrec_jax.use.diversify import mmr, similarity
 from experiments import saved, wiring
+from experiments.output import WRITERS
 from experiments.protocol import protocol
 from tests import world
 from tests.test_commands import call
@@ -82,6 +83,22 @@ def test_the_last_items_are_kept(tmp_path):
     batch = next(feed.batches(None, 0))
     assert batch["position"][0, :8].tolist() == list(range(12, 20)) and batch["slot"][0, 0] == 7
     assert sorted(batch["seen"][0, 0].tolist()) == [0, *range(1, 9)]
+
+
+BIG = 2**31, 2**53 + 1, 2**63 - 1   # beyond i4, beyond what floats tell apart, the last i8
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_large_numbers_are_names(ending, tmp_path):
+    """Users and items are called what the file says, to the last digit."""
+    names = [2**31 + 1, 2**53, *BIG]
+    table = pd.DataFrame({"user": [2**62 + 1] * 5 + [2**62 + 2] * 3, "item": [*names, *names[:3]], "time": range(8)})
+    path = tmp_path / f"x.{ending}"
+    WRITERS[f".{ending}"](table, path)
+    corpus = data(path, max_length=4).load("", 4)
+    assert set(corpus.catalogue.items) == set(map(str, names)) and corpus.catalogue.users == [str(2**62 + 1), str(2**62 + 2)]
+    first = " ".join(map(str, names[:4]))
+    assert contents(corpus, "test")[0] == (str(2**62 + 1), first, str(names[4]), set(first.split()), 0)
 
 
 @pytest.mark.parametrize("format,text,words", [
@@ -586,6 +603,26 @@ def test_recommend(log, circle, tmp_path, capsys):
     assert set(recommended(circle, tmp_path, *rules[:-1], "only=[even]").item) == left
 
 
+def test_recommend_large_numbers(log, tmp_path):
+    """By their texts, for users of the data and for new ones."""
+    item = {f"i{k}": str(BIG[k % 3] - k) for k in range(30)}
+    events = pd.read_csv(log).replace({"item": item})
+    events["user"] = [str(2**62 + int(name[1:])) for name in events.user]
+    events.to_csv(tmp_path / "log.csv", index=False)
+    words = [*WORDS, f"data.path={tmp_path / 'log.csv'}", "steps=2", f"run_dir={tmp_path / 'run'}"]
+    assert call("train", *words) == 0
+    assert set((tmp_path / "run" / "items.txt").read_text().split()) == set(item.values())
+    known, new = str(2**62 + 7), str(2**63)
+    asked = {"users.txt": (known, events[events.user == known].item), "users.csv": (new, [item["i0"], item["i1"]])}
+    written(tmp_path / "users.txt", f"{known}\n")
+    written(tmp_path / "users.csv", f"user,item,time\n{new},{item['i0']},1\n{new},{item['i1']},2\n")
+    for name, (user, had) in asked.items():
+        output = f"output={tmp_path / 'x.csv'}"
+        assert call("recommend", f"run_dir={tmp_path / 'run'}", f"users={tmp_path / name}", "k=30", output) == 0
+        found = pd.read_csv(tmp_path / "x.csv", dtype=str)
+        assert set(found.user) == {user} and set(found.item) == set(item.values()) - set(had) and set(found.why) == {"history"}
+
+
 def test_recommend_by_a_run_whose_names_are_broken(circle, tmp_path, capsys):
     """Of a run from before such names were refused: every later name would be another item's."""
     run, users = tmp_path / "run", written(tmp_path / "users.csv", "user,item,time\nanna,i1,1\n")
@@ -710,6 +747,15 @@ def test_bert4rec_trains(log, tmp_path):
     words = [word for word in words if word not in WORDS or not word.startswith("model.")]
     assert call("train", *words, f"data.path={log}", "optimizer.learning_rate=1e-2", f"run_dir={tmp_path / 'run'}") == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test/recall@5"] > 0.4
+    events = pd.read_csv(log).sort_values("time", kind="stable")
+    before = events[events.groupby("user").cumcount(ascending=False) > 0]   # what was read to test
+    before.to_csv(tmp_path / "users.csv", index=False)
+    found = recommended(tmp_path / "run", tmp_path, f"users={tmp_path / 'users.csv'}", "k=5").groupby("user")["item"].agg(list)
+    tested = pq.read_table(tmp_path / "run" / "predictions" / "test.parquet").to_pandas().set_index("user")["top_items"]
+    assert len(found) == 120 and all(found[user] == list(items) for user, items in tested.items())
+    users = written(tmp_path / "one.csv", "user,item,time\nanna,i5,1\nben,,1\n")
+    had = recommended(tmp_path / "run", tmp_path, f"users={users}", "k=30", "had=true")
+    assert had.groupby("user")["item"].agg(set).tolist() == [{f"i{k}" for k in range(30)}] * 2   # and no [MASK]
 
 
 def test_item_vectors_are_dropped_once_a_step():
