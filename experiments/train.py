@@ -125,8 +125,9 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
         print(f"data: {key}: {value}")
     leaked = parts.corpus.report.get(build.LEAKED, 0)
     if leaked:
+        keys = "data.split_column or data.stratify_column" if parts.corpus.catalogue is None else "data.split"
         print(f"warning: the checkpoint was trained on {leaked} rows of this valid and test split, so their metrics flatter it: "
-              "give both runs the same data.split_column or data.stratify_column")
+              f"give both runs the same {keys}")
     for key, names in parts.report.items():
         if names and len(names) < len(parts.parameters):
             print(f"checkpoint: {key}: {', '.join(names)}")

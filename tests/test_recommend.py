@@ -544,6 +544,20 @@ def circle(log):
     return run
 
 
+def test_a_checkpoint_that_saw_what_is_asked_for(log, circle, tmp_path, capsys):
+    """Whole histories were trained on: the run that goes on from there says how much of its test that is; its own split: none."""
+    words = [*WORDS, f"data.path={log}", "steps=1"]
+    assert call("train", *words, "data.split=users", f"run_dir={tmp_path / 'users'}") == 0
+    capsys.readouterr()
+    found = {}
+    for name, start in (("own", circle), ("other", tmp_path / "users")):
+        assert call("train", *words, f"model.checkpoint={start}", f"run_dir={tmp_path / name}") == 0
+        found[name] = json.loads((tmp_path / name / "summary.json").read_text()).get("leaked", 0)
+        assert ("so their metrics flatter it: give both runs the same data.split\n" in capsys.readouterr().out) is (name == "other")
+    whole = json.loads((tmp_path / "users" / "data.json").read_text())["users to train"]
+    assert found == {"own": 0, "other": found["other"]} and whole <= found["other"] <= 2 * whole   # two a user, some had before
+
+
 def test_commands(log, circle, tmp_path, capsys):
     """What popularity can't know is learnt; evaluate gives the numbers again; what is predicted is what was ranked."""
     assert call("baseline", *WORDS, f"data.path={log}", "baseline=popularity", f"run_dir={tmp_path / 'pop'}") == 0

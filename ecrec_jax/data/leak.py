@@ -11,13 +11,30 @@ from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.types import InputError
 
 FILE = "trained_on.npy"   # in a run, and in what is exported from it
+ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, as an odd number
 
 
-def marks(corpus: Corpus, *splits: str) -> UInt64[np.ndarray, "N 2"]:
-    """Two marks a row of some splits: of its place in the file with this digest, and of its text wherever it stands."""
-    rows = [pair for split in splits if corpus.catalogue is None   # histories are split between their items
-            for pair in zip(corpus.examples[split], corpus.texts[split], strict=True)]
+def marks(corpus: Corpus, *splits: str) -> UInt64[np.ndarray, "N K"]:
+    """Two marks a row of some splits: of its place in the file with this digest, and of its text wherever it stands. Of histories,
+    which are split between their items, one for each item of a user that training reads, or that the split asks for."""
+    if corpus.catalogue is not None:
+        return had(corpus, splits)[:, None]
+    rows = [pair for split in splits for pair in zip(corpus.examples[split], corpus.texts[split], strict=True)]
     return hashed([name for example, text in rows for name in (f"{corpus.digest} {example.index}", text)]).reshape(-1, 2)
+
+
+def had(corpus: Corpus, splits: Sequence[str]) -> UInt64[np.ndarray, "N"]:
+    """A mark of each user and item, by their names: a checkpoint fits a catalogue of its own size alone."""
+    user, item = [], []
+    for split in splits:
+        for example in corpus.examples[split]:
+            read = (example.tokens, example.label) if split == "train" else \
+                (example.label if example.relevant is None else example.relevant,)
+            item += map(np.atleast_1d, read)
+            user += [np.full(np.size(x), example.index) for x in read]
+    users, items = hashed(corpus.catalogue.users), hashed(["", *corpus.catalogue.items])
+    pick = lambda known, ids: known[np.concatenate([np.empty(0, int), *ids]).astype(int)]  # noqa: E731
+    return pick(users, user) * np.uint64(ODD) + pick(items, item)
 
 
 def save(trained_on: UInt64[np.ndarray, "K"], folder: Path) -> None:
@@ -57,6 +74,6 @@ def hashed(names: Sequence[str]) -> UInt64[np.ndarray, "N"]:
     return np.frombuffer(raw, np.uint64)
 
 
-def count(held_out: UInt64[np.ndarray, "N 2"], trained_on: UInt64[np.ndarray, "K"], train: UInt64[np.ndarray, "M 2"]) -> int:
-    """Held-out rows that were trained on before; a text that stands in this run's own training split too is no news."""
+def count(held_out: UInt64[np.ndarray, "N K"], trained_on: UInt64[np.ndarray, "T"], train: UInt64[np.ndarray, "M K"]) -> int:
+    """Held-out rows that were trained on before; what stands in this run's own training split too is no news."""
     return int((np.isin(held_out, trained_on) & ~np.isin(held_out, train)).any(1).sum())
