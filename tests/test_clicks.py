@@ -237,7 +237,10 @@ def test_fields_of_a_log(folder):
     value = [e.value[-1] for e in matched.examples["train"]]   # a took item 1 first: cosines √½ and 0 with 2 and 3; b took nothing
     assert np.allclose(value, [0, 1, 0, 0, -1], atol=1e-5) and matched.facts["types"] == 6
     assert matched.report["fields"][-1] == "text_match"
-    drawn = loaded(folder, split="random", split_seed=1)
+    drawn = loaded(folder, split="random", split_seed=1, history=False)
+    for more in ({}, {"history": False, "vectors": f"{folder}/v.parquet"}):   # earlier rows' clicks may be held out
+        with pytest.raises(InputError, match="data.split=random holds out clicks"):
+            loaded(folder, split="random", **more)
     assert sorted(e.index for some in drawn.examples.values() for e in some) == list(range(8))
     rare = loaded(folder, min_count=2, fields={"item": "category"}, item_fields=[], history=False)
     assert rare.facts["vocabulary"] == 1 + 1 + 2   # padding, others, items 1 and 3

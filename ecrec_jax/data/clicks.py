@@ -1,7 +1,7 @@
 """Items that were shown and whether they were taken, as fields of user, item and moment, for pointwise models."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -83,9 +83,11 @@ class Clicks:
         for name, kind in self.fields.items():
             if kind not in KINDS:
                 raise InputError(f"data.fields: {name} is of kind {kind!r}, expected one of {', '.join(KINDS)}")
-        strange = sorted(set(self.item_fields) - set(self.fields))
-        if strange:
+        if strange := sorted(set(self.item_fields) - set(self.fields)):
             raise InputError(f"data.item_fields: {strange[0]!r} is none of data.fields")
+        if self.split == "random" and (self.history or self.vectors):
+            raise InputError("data.split=random holds out clicks that data.history and data.vectors tell later rows of: set "
+                             "data.history=false data.vectors=null, or data.split=time")
         for name, given in (self.tables or {}).items():
             if not isinstance(given, dict) or not {"path", "key"} <= set(given) <= TABLE:
                 raise InputError(f"data.tables.{name}: {given} must have path and key, and may have pattern and sha256")
@@ -96,7 +98,8 @@ class Clicks:
         Raises:
             InputError: a file, column or cell that can't be used; nothing to train on.
         """
-        table = read.read(file.located(self.path, self.root, self.source)[""], self.pattern, self.encoding, self.sha256)
+        path = file.located(self.path, self.root, self.source, self.sha256)[""]
+        table = read.read(path, self.pattern, self.encoding, self.sha256)
         raw = read.column(table, self.label_column, "data.label_column")
         label = np.array([number(x or "", table.where(i)) for i, x in enumerate(raw)])
         time, clicked = clock(table, self.time_column, self.time_format, np.arange(len(label))), label >= self.label_at
@@ -115,7 +118,7 @@ class Clicks:
         (columns, digest), count = self.joined(table), len(time)
         if self.target == "class" and len(set(clicked[split == 0])) < 2:
             raise InputError(f"data.label_at: {self.label_at} leaves labels of one kind in the training split of {table.path}")
-        kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, place(table, name))
+        kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, table.cell(name))
                 for name, kind in self.fields.items()}
         found = self.cells(table, columns, kept)
         past, sides = self.past(), self.sides(table)
@@ -156,7 +159,7 @@ class Clicks:
 
     def cells(self, table: read.Table, columns: Mapping[str, list[str | None]], kept: Mapping[str, Column]) -> list[Field]:
         """The cells of every field."""
-        return [column.read(columns[name], self.separator, place(table, name)) for name, column in kept.items()]
+        return [column.read(columns[name], self.separator, table.cell(name)) for name, column in kept.items()]
 
     def texts(self, columns: Mapping[str, list[str | None]], rows: Iterable[int]) -> list[str]:
         """What rows say, for a reader."""
@@ -192,8 +195,3 @@ class Clicks:
             pool = np.flatnonzero(found == 0).tolist()
             found[draw(pool, [strata[i] for i in pool], fraction, self.split_seed)] = k
         return found
-
-
-def place(table: read.Table, name: str) -> Callable[[int], str]:
-    """Where a row's cell of a column stands."""
-    return lambda i: f"{table.where(i)}: {name}"

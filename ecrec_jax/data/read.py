@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,10 @@ class Table(NamedTuple):
     def where(self, i: int) -> str:
         """File and line of a row."""
         return f"{self.files[i] if self.files else self.path}, {self.place[i]}"
+
+    def cell(self, column: str) -> Callable[[int], str]:
+        """Where a row's cell of a column stands."""
+        return lambda i: f"{self.where(i)}: {column}"
 
 
 def locate(path: str, root: str, key: str) -> Path:
