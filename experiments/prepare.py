@@ -33,7 +33,7 @@ def main(config: dict[str, Any]) -> None:
     log = section.make({"_target_": "ecrec_jax.data.prepare.Log"} | {k: x for k, x in config.items() if k not in OWN}, "", Facts())
     if config["path"] is None:
         raise InputError("path is not set: give the log, path=my.csv, or log=NAME, one of conf/log/")
-    path = file.located(config["path"], config["root"], config["source"])[""]
+    path = file.located(config["path"], config["root"], config["source"], config["sha256"], "path")[""]
     sha256 = digest.same(path, digest.of(path), config["sha256"], "sha256")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

@@ -257,6 +257,8 @@ def test_digests_and_where_to_get_a_file(tmp_path):
         load({"train": str(path)}, sha256={"train": wrong})
     with pytest.raises(InputError, match=r"no file at .*b.csv; ask the shop for b.csv$"):
         load({"train": str(path), "test": str(tmp_path / "b.csv")}, source="ask the shop for b.csv")
+    with pytest.raises(InputError, match=rf"ask the shop for b.csv; its sha256 is {wrong}$"):
+        load({"train": str(path), "test": str(tmp_path / "b.csv")}, source="ask the shop for b.csv", sha256={"test": wrong})
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -42,17 +42,20 @@ def check(path: Files | None, sha256: Files | None, split_column: str | None, pa
         raise InputError(f"data.pattern: {pattern!r} has no named group such as (?P<text>.*), so there would be no column")
 
 
-def located(path: Files, root: str, source: str | None) -> dict[str, Path]:
+def located(path: Files, root: str, source: str | None, sha256: Files | None = None, key: str = "data.path") -> dict[str, Path]:
     """{split: its file}; a single file, whose rows are of all splits, is under the empty name.
 
     Raises:
-        InputError: one isn't there; ends with what `source` says of where to get it.
+        InputError: one isn't there; ends with what `source` says of where to get it, and its `sha256`.
     """
-    named = path if isinstance(path, Mapping) else {"": path}
-    try:
-        return {split: locate(named[split], root, "data.path") for split in ("", *SPLITS) if split in named}
-    except InputError as error:
-        raise InputError(f"{error}{f'; {source}' if source else ''}") from None
+    named, found = path if isinstance(path, Mapping) else {"": path}, {}
+    for split in (split for split in ("", *SPLITS) if split in named):
+        try:
+            found[split] = locate(named[split], root, key)
+        except InputError as error:
+            digest = sha256.get(split) if isinstance(sha256, Mapping) else sha256
+            raise InputError("; ".join(filter(None, (str(error), source, digest and f"its sha256 is {digest}")))) from None
+    return found
 
 
 def table(files: Mapping[str, Path], sha256: Files | None, pattern: str | None, encoding: str) -> Table:

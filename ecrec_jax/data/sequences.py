@@ -99,7 +99,7 @@ class Sequences:
         Raises:
             InputError: it isn't there, is another file, or has a row that can't be used.
         """
-        path = file.located(self.path, self.root, self.source)[""]
+        path = file.located(self.path, self.root, self.source, self.sha256)[""]
         if self.format == "table":
             table = read.read(path, None, "utf-8", self.sha256)
             user, item = (read.column(table, name, f"data.{key}") for name, key in

@@ -63,7 +63,7 @@ class Text:
 
     def table(self) -> read.Table:
         """The rows of all files, with the complaints of `file.located` and `file.table`."""
-        return file.table(file.located(self.path, self.root, self.source), self.sha256, self.pattern, self.encoding)
+        return file.table(file.located(self.path, self.root, self.source, self.sha256), self.sha256, self.pattern, self.encoding)
 
     def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
         """Cleaned texts, and their partners where pairs are asked for."""
