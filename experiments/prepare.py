@@ -61,7 +61,8 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
     try:
         events = engine.keep(log.events(engine.read(path, config["names"], config["delimiter"])))
         rows = int(events.count().execute())
-        why = events.group_by("why").agg(n=events.count()).to_pyarrow().to_pylist()
+        lost = {key: events[f"lost_{key}"].cast("int64").sum() for key in prepare.NUMBERS}
+        why = events.group_by("why").agg(n=events.count(), **lost).to_pyarrow().to_pylist()
         if config["near_duplicates"] is not None:
             same = joined(config["near_duplicates"], log, events, part / "merged.parquet")
             events = engine.keep(prepare.renamed(events, engine.ibis.read_parquet(part / "merged.parquet")))
@@ -86,6 +87,8 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
         engine.close()
         shutil.rmtree(part / "spill", ignore_errors=True)
     dropped = sorted(((x["why"], x["n"]) for x in why if x["why"]), key=lambda x: -x[1])
+    lost = {key: int(n) for key in prepare.NUMBERS if (n := sum(x[key] for x in why))}
+    same = ({"cells that are no number": lost} if lost else {}) | same
     return {"rows": rows, "dropped rows": dict(dropped), **same, "steps": steps, **before, **hidden,
             "events at the same time of the same user": ties, "order of these": "as in the file",
             "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
@@ -123,6 +126,7 @@ def told(report: Mapping[str, Any]) -> list[str]:
     """What happened, a line each."""
     lines = [f"{report['rows']:,} rows"]
     lines += [f"dropped {n:,}: {why}" for why, n in report["dropped rows"].items()]
+    lines += [f"left empty {n:,}: {key} is no number" for key, n in report.get("cells that are no number", {}).items()]
     if "near-duplicates" in report:
         said = report["near-duplicates"]
         lines.append(f"merged {said['items merged']:,} items into {said['into others']:,} others whose texts are at least "

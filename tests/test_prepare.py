@@ -1,6 +1,7 @@
 """A log becomes histories: every step against counts by hand, k-core against plain Python, bad input against one sentence."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -42,6 +43,19 @@ def prepared_with(folder, text, more, *words, ending="csv"):
     assert {x.name for x in out.iterdir()} == {"DATA.md", "interactions.parquet", "items.parquet", "report.json"} | more
     return (*(pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("interactions", "items")),
             json.loads((out / "report.json").read_text()))
+
+
+def test_numbers_that_can_only_be_slips(tmp_path, capsys):
+    """Above a bound they are dropped; what is no number is left empty, counted, and dropped where a bound asks for one."""
+    rows = ["a,x,1,1,2.0", "a,y,2,1000000000,2.0", "a,z,3,two,abc", "b,x,4,3,-5", "b,y,5,,1e9"]
+    text = "user,item,time,count,cost\n" + "\n".join(rows) + "\n"
+    given = ["quantity=count", "price=cost", "core=null"]
+    events, _, report = prepared(tmp_path, text, *given, "most={cost: 1000}", "least={cost: 0}")
+    assert [(x["user"], x["quantity"], x["price"]) for x in events] == [("a", 1.0, 2.0), ("a", 1e9, 2.0)]
+    assert report["dropped rows"] == {"cost below 0": 2, "cost above 1000": 1}
+    assert report["cells that are no number"] == {"quantity": 1, "price": 1} and "quantity is no number" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
+    assert [x["quantity"] for x in prepared(tmp_path, text, *given, "most={count: 100}")[0]] == [1.0, 3.0]
 
 
 def test_every_step(tmp_path, capsys):

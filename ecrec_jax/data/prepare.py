@@ -12,6 +12,8 @@ from ecrec_jax.data.engine import ROW
 from ecrec_jax.types import InputError
 
 COLUMNS = ("user", "item", "time", "type", "quantity", "price", "text")   # of a log, besides the order of its rows
+NUMBERS = ("quantity", "price")
+LOST = ("lost_quantity", "lost_price")                                    # whether a cell holds something that is no number
 FOUND = ("user", "item", "time", "type", "quantity", "price")             # of what is written
 TOLD = ("item", "text", "price", "events")                                # of the items
 
@@ -20,7 +22,8 @@ TOLD = ("item", "text", "price", "events")                                # of t
 class Log:
     """Where a log's columns are and what is kept of it. Rules drop events in the order of the fields.
 
-    `drop`: {column: regular expression of a whole cell}; `least`: {column: number} that a kept event must have. `most_events` and
+    `drop`: {column: regular expression of a whole cell}; `least` and `most`: {column: number}, between which a kept event must lie,
+    itself included. A cell of `quantity` or `price` that is no number counts as empty (and is counted). `most_events` and
     `most_a_minute` are of a user: who has more is taken for a bot. `core`: users and items with fewer events are dropped until none
     is left that has (k-core). Equal times stay in the order of the file.
     """
@@ -35,6 +38,7 @@ class Log:
     attributes: list[str] | None
     drop: dict[str, str] | None
     least: dict[str, float | int] | None
+    most: dict[str, float | int] | None
     duplicates: bool
     most_events: int | None
     most_a_minute: int | None
@@ -62,7 +66,8 @@ class Log:
         import ibis
 
         wanted = dict(zip(COLUMNS, (self.user, self.item, self.time, self.type, self.quantity, self.price, self.text), strict=True))
-        rules = [*((f"drop.{x}", x) for x in self.drop or ()), *((f"least.{x}", x) for x in self.least or ()),
+        given = {"drop": self.drop or {}, "least": self.least or {}, "most": self.most or {}}
+        rules = [*((f"{key}.{x}", x) for key, columns in given.items() for x in columns),
                  *(("attributes", x) for x in self.attributes or ())]
         for key, name in [*wanted.items(), *rules]:
             if name is not None and name not in raw.columns:
@@ -73,22 +78,25 @@ class Log:
             type=ibis.coalesce(named["type"], ibis.literal("event")), quantity=cell.number(named["quantity"]),
             price=cell.number(named["price"]), text=named["text"],
             **{f"attribute_{i}": cell.text(raw[name]) for i, name in enumerate(self.attributes or [])},
-            **{f"drop_{i}": cell.text(raw[name]) for i, name in enumerate(self.drop or {})},
-            **{f"least_{i}": cell.number(cell.text(raw[name])) for i, name in enumerate(self.least or {})})
+            **{f"lost_{key}": named[key].notnull() & cell.number(named[key]).isnull() for key in NUMBERS},
+            **{f"drop_{i}": cell.text(raw[name]) for i, name in enumerate(given["drop"])},
+            **{f"{key}_{i}": cell.number(cell.text(raw[name])) for key in ("least", "most") for i, name in enumerate(given[key])})
         rules = [(told.user.isnull(), "without user"), (told.item.isnull(), "without item"),
                  (told.time.isnull(), "time that can't be read")]
         rules += [(told[f"drop_{i}"].fill_null("").re_search(f"^(?:{pattern})$"), f"{name} is {pattern}")
-                  for i, (name, pattern) in enumerate((self.drop or {}).items())]
+                  for i, (name, pattern) in enumerate(given["drop"].items())]
         rules += [(~(told[f"least_{i}"] >= least).fill_null(False), f"{name} below {least:g}")
-                  for i, (name, least) in enumerate((self.least or {}).items())]
+                  for i, (name, least) in enumerate(given["least"].items())]
+        rules += [(~(told[f"most_{i}"] <= most).fill_null(False), f"{name} above {most:g}")
+                  for i, (name, most) in enumerate(given["most"].items())]
         return told.mutate(why=ibis.cases(*rules, else_=ibis.null("string"))).select(
-            "row", *COLUMNS, *(f"attribute_{i}" for i in range(len(self.attributes or []))), "why")
+            "row", *COLUMNS, *(f"attribute_{i}" for i in range(len(self.attributes or []))), *LOST, "why")
 
     def steps(self, events: Any, keep: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
         """(what was done, the events that are left), one step after the other; `keep` makes the engine hold a result."""
         import ibis
 
-        left = keep(events.filter(events.why.isnull()).drop("why"))
+        left = keep(events.filter(events.why.isnull()).drop("why", *LOST))
         yield "read", left
         if self.duplicates:
             same = ibis.window(group_by=["user", "item", "time", "type"], order_by="row")
