@@ -15,14 +15,16 @@ import pandas as pd
 from ecrec_jax import build, evaluate, section
 from ecrec_jax.data import leak, read, tokenise
 from ecrec_jax.data.feed import Feed
+from ecrec_jax.data.split import number
 from ecrec_jax.types import Facts, InputError
-from experiments import output, saved, wiring
+from experiments import order, output, saved, wiring
 
 
 def main(config: dict[str, Any]) -> None:
     """Read texts, predict in packed rows, write text, prediction and scores in the order of the input."""
     wiring.compilation_cache()
     path = output.named(config["output"])
+    order.check(config)
     folder, run = saved.opened(config["run_dir"])
     parts = build.rebuild(folder, run)
     if parts.task.target not in ("class", "multi", "number"):
@@ -58,10 +60,25 @@ def main(config: dict[str, Any]) -> None:
     for name in config["keep"]:
         if name in rows:
             raise InputError(f"keep: the output has a column {name!r} of its own")
-    rows = pd.concat([pd.DataFrame({name: read.column(table, name, "keep") for name in config["keep"]}), rows], axis=1)
+    rows, said = pd.concat([pd.DataFrame({name: read.column(table, name, "keep") for name in config["keep"]}), rows], axis=1), ""
+    if config["group"] is not None:
+        rows, said = order.ordered(rows, read.column(table, config["group"], "group"), config["by"], wanted(config, table))
     output.write(rows, path)
     print(f"{len(rows)} rows, {truncated} truncated to {data.max_length} tokens, {first.count('')} without text; "
           f"written to {path}")
+    if said:
+        print(said)
+
+
+def wanted(config: dict[str, Any], table: read.Table) -> list[bool] | None:
+    """Which rows of the input are relevant, if it is said.
+
+    Raises:
+        InputError: a cell is no number.
+    """
+    for name, least in (config["relevant"] or {}).items():
+        return [number(cell or "", table.where(i)) >= least for i, cell in enumerate(read.column(table, name, "relevant"))]
+    return None
 
 
 if __name__ == "__main__":
