@@ -474,31 +474,6 @@ def test_bert4rec_hides_and_asks_at_the_end():
 
 
 # ---- model
-def test_sasrec_is_its_formula():
-    """Two layers of the original form on one history, in float64 numpy."""
-    made = world.parts("next_item", "model=sasrec", "model.heads=1")
-    p = {k.removeprefix("model."): np.asarray(x, "f8") for k, x in made.parameters.items()}
-    rng = np.random.default_rng(4)
-    p |= {k: x + 0.1 * rng.normal(size=x.shape) for k, x in p.items() if k.endswith(("scale", "bias"))}
-    tokens = np.array([5, 9, 200, 7, 33])
-    unit = lambda x: (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-8)  # noqa: E731
-    norm = lambda x, n: unit(x) * p[f"{n}.scale"] + p[f"{n}.bias"]  # noqa: E731
-    dense = lambda x, n: x @ p[f"{n}.kernel"] + p[f"{n}.bias"]  # noqa: E731
-    x = p["items.embedding"][tokens] * 32**0.5 + p["position.embedding"][:5]
-    for i in range(2):
-        at = f"layer.{i}"
-        query = norm(x, f"{at}.norm.0")
-        q, k, v = dense(query, f"{at}.attention.query"), dense(x, f"{at}.attention.key"), dense(x, f"{at}.attention.value")
-        score = np.where(np.tril(np.ones((5, 5))), q @ k.T / 32**0.5, -np.inf)
-        weight = np.exp(score - score.max(-1, keepdims=True))
-        x = norm(query + dense(weight / weight.sum(-1, keepdims=True) @ v, f"{at}.attention.output"), f"{at}.norm.1")
-        x = x + dense(np.maximum(dense(x, f"{at}.feed_forward.inner"), 0), f"{at}.feed_forward.outer")
-    logits = norm(x, "norm") @ p["items.embedding"].T
-    batch = {"tokens": tokens[None], "segment": np.ones((1, 5), int), "position": np.arange(5)[None], "slot": np.arange(5)[None]}
-    net = made.graph.net({f"model.{k}": jnp.asarray(x, jnp.float32) for k, x in p.items()})
-    np.testing.assert_allclose(net(jax.tree.map(jnp.asarray, batch)).logits()[0], logits, atol=1e-5)
-
-
 def test_gru4rec_is_its_formula():
     """Two histories in a row, each from a state of zeros, in float64 numpy."""
     made = world.parts("next_item", "model=gru4rec", "model.units=24", "model.depth=1")

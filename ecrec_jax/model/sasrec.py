@@ -45,7 +45,7 @@ class FeedForward(nnx.Module):
 
 
 class SwiGlu(nnx.Module):
-    """Dropout(W₃ (silu(W₁ x) ⊙ W₂ x)), no bias (Shazeer 2020, eq. 6)."""
+    """Dropout(W₃ dropout(silu(W₁ x) ⊙ W₂ x)), no bias (Shazeer 2020, eq. 6), with the dropout of eSASRec's code."""
 
     def __init__(self, width: int, inner: int, dropout: float, spread: float | str, rngs: nnx.Rngs):
         plain = functools.partial(Linear, use_bias=False, kernel_init=initial(spread, rngs), rngs=rngs)
@@ -53,15 +53,16 @@ class SwiGlu(nnx.Module):
         self.dropout = dropout
 
     def __call__(self, x: Float[Array, "B T D"], noise: Noise | None, site: int) -> Float[Array, "B T D"]:
-        return dropout(self.outer(jax.nn.silu(self.gate(x)) * self.inner(x)), noise, site, self.dropout)
+        x = dropout(jax.nn.silu(self.gate(x)) * self.inner(x), noise, site, self.dropout)
+        return dropout(self.outer(x), noise, site + 1, self.dropout)
 
 
 class Layer(nnx.Module):
     """Attention, then feed-forward, in one of three forms.
 
     original: h = LN(x) + attention(LN(x), x), y = LN(h) + feed_forward(LN(h)): only the query is normalised, and what is normalised
-    is added, as in SASRec's code. clean: h = x + attention(LN(x)), y = h + feed_forward(LN(h)). ligr: x + σ(W x) ⊙ sublayer(LN(x))
-    for both, with SwiGLU (eSASRec, after Borisyuk et al. 2024, LiGR).
+    is added, as in SASRec's code (where attention has no output matrix). clean: h = x + attention(LN(x)), y = h +
+    feed_forward(LN(h)). ligr: x + σ(W x) ⊙ sublayer(LN(x)) for both, with SwiGLU (eSASRec, after Borisyuk et al. 2025, LiGR).
     """
 
     def __init__(self, form: str, width: int, heads: int, inner: int, dropout: float, spread: float | str, epsilon: float,
