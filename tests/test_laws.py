@@ -324,7 +324,7 @@ def test_tracker(name, tmp_path, capsys):
         pytest.importorskip(name)
     cls = world.classes("tracker")[name]
     known = section.arguments(cls)
-    given = {k: x for k, x in (("folder", str(tmp_path)), ("config", {"a": 1})) if k in known}
+    given = {k: x for k, x in (("folder", str(tmp_path)), ("config", {"seed": 1})) if k in known}
     make = lambda: section.make(world.section_of("tracker", name), "tracker", Facts(), **given)  # noqa: E731
     tracker = make()
     tracker.start(0, 10, {})
