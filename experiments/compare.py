@@ -42,11 +42,12 @@ def pairs(rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cel
     over examples; what can't be compared of those that have numbers, in words)."""
     done = {row["name"]: [c for c in cells.values() if c.row == row["name"] and c.summary() is not None]
             for row in rows if not row.get("hidden")}
+    told = {name: set.intersection(*({*cell.summary()} for cell in mine)) if mine else set() for name, mine in done.items()}
     known: dict[tuple[str, str], tuple[Any, list[Counts], Metric] | None] = {}
     found: list[tuple[str, str, str, tuple[list[Counts], list[Counts], Metric], bool]] = []
     untested, unlike = {}, {}
     for (one, two), column in itertools.product(asked(rows), columns):
-        if not all(done.get(name) and all(column in cell.summary() for cell in done[name]) for name in (one, two)):
+        if not all(column in told.get(name, ()) for name in (one, two)):
             continue
         for name in (one, two):
             if (name, column) not in known:

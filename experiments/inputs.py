@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ecrec_jax import source
-from ecrec_jax.data import digest, read
-from ecrec_jax.types import InputError
+from ecrec_jax.data import digest, file
 from experiments.record import flatten
 
 FILES = re.compile(r"data\.(path(\.\w+)?|attributes|vectors|items|texts|tables\.[^.]+\.path|augment\.[^.]+\.(lexicon|common))")
@@ -23,14 +22,13 @@ def digests(config: Mapping[str, Any], fetch: bool = False) -> dict[str, str]:
         InputError: one isn't here; says where to get it, as far as `data.source` does.
     """
     data, found = config["data"], {}
-    for key, name in flatten({"data": data, "model": config["model"]}).items():
+    flat = flatten({"data": data, "model": config["model"]})
+    for key, name in flat.items():
         if name is None:
             continue
         if FILES.fullmatch(key):
-            try:
-                found[key] = sha256(read.locate(name, data["root"], key))
-            except InputError as error:
-                raise InputError("; ".join(filter(None, (str(error), data.get("source"))))) from None
+            told = flat.get(key.replace("path", "sha256") if "path" in key else f"{key}_sha256")
+            found[key] = sha256(file.here(name, data["root"], key, data.get("source"), told))
         elif CHECKPOINTS.fullmatch(key) and not ("baseline" in config and key.startswith("model.")):   # it has no model
             found[key] = folder_digest(source.locate(name, key, fetch))
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.lines import Line
+from experiments.lines import Line, headed
 
 SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "†": r"$\dagger$",
@@ -18,8 +18,7 @@ def escaped(text: str) -> str:
 def tabular(table: Mapping[str, Any], lines: Sequence[Line]) -> str:
     """A tabular environment: best mean of each column and test set in bold, the second underlined, published values beside."""
     columns = table["columns"]
-    beside = [key for key in columns if any(key in line.published for line in lines)]
-    heads = [title for key, spec in columns.items() for title in (spec["title"], *(["published"] if key in beside else []))]
+    beside, heads = headed(lines, columns)
     rows = []
     for line in lines:
         cells = []
@@ -40,5 +39,5 @@ def number(line: Line, key: str, digits: int) -> str:
     if key not in line.numbers:
         return "--"
     x = line.numbers[key]
-    said = f"{x.mean:.{digits}f}" + (rf" $\pm$ {x.std:.{digits}f}" if len(x.runs) > 1 else "")
+    said = x.words(digits, r" $\pm$ ")
     return {1: rf"\textbf{{{said}}}", 2: rf"\underline{{{said}}}"}.get(x.place, said)

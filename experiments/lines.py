@@ -24,6 +24,10 @@ class Number:
     runs: tuple[Path, ...]
     place: int
 
+    def words(self, digits: int, sign: str = " ± ") -> str:
+        """The mean, with the standard deviation where there are several runs."""
+        return f"{self.mean:.{digits}f}" + (f"{sign}{self.std:.{digits}f}" if len(self.runs) > 1 else "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -85,6 +89,12 @@ def verdict(line: Line, key: str, digits: int) -> str:
         return f"{said}: within {share:.0%}"
     near = about.get("std") is not None and abs(gap) <= 2 * about["std"]
     return f"{said}: within 2 σ" if near else f"{said}: outside {share:.0%}"
+
+
+def headed(lines: Sequence[Line], columns: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(the columns that have published values beside them, the titles of all)."""
+    beside = [key for key in columns if any(key in line.published for line in lines)]
+    return beside, [title for key, spec in columns.items() for title in (spec["title"], *(["published"] if key in beside else []))]
 
 
 def count(line: Line) -> str:

@@ -58,7 +58,8 @@ def places(group: Int[np.ndarray, "N"], score: Float[np.ndarray, "N"], last: Boo
 def worth(group: Int[np.ndarray, "N"], rank: Int[np.ndarray, "N"], relevant: Bool[np.ndarray, "N"]) -> dict[str, float]:
     """NDCG, recall and MRR (`ranking.gain`) of an order, means over the groups that have a relevant row."""
     some = np.flatnonzero(relevant)
-    ranks = ranking.padded([rank[some[group[some] == g]] for g in np.unique(group[some])])
+    some = some[np.argsort(group[some], kind="stable")]
+    ranks = ranking.padded(np.split(rank[some], np.flatnonzero(np.diff(group[some])) + 1))
     return {name: float(ranking.gain(name, ranks).mean()) for name in TOLD}
 
 

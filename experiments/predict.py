@@ -21,7 +21,7 @@ from experiments import order, output, saved, wiring
 
 
 def main(config: dict[str, Any]) -> None:
-    """Read texts, predict in packed rows, write text, prediction and scores in the order of the input."""
+    """Read texts, predict in packed rows, write text, prediction and scores in the order of the input, or ranked in each group."""
     wiring.compilation_cache()
     path = output.named(config["output"])
     order.check(config)
@@ -76,9 +76,10 @@ def wanted(config: dict[str, Any], table: read.Table) -> list[bool] | None:
     Raises:
         InputError: a cell is no number.
     """
-    for name, least in (config["relevant"] or {}).items():
-        return [number(cell or "", table.where(i)) >= least for i, cell in enumerate(read.column(table, name, "relevant"))]
-    return None
+    if config["relevant"] is None:
+        return None
+    (name, least), = config["relevant"].items()
+    return [number(cell or "", table.where(i)) >= least for i, cell in enumerate(read.column(table, name, "relevant"))]
 
 
 if __name__ == "__main__":

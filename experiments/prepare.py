@@ -88,8 +88,8 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
         shutil.rmtree(part / "spill", ignore_errors=True)
     dropped = sorted(((x["why"], x["n"]) for x in why if x["why"]), key=lambda x: -x[1])
     lost = {key: int(n) for key in prepare.NUMBERS if (n := sum(x[key] for x in why))}
-    same = ({"cells that are no number": lost} if lost else {}) | same
-    return {"rows": rows, "dropped rows": dict(dropped), **same, "steps": steps, **before, **hidden,
+    more = ({"cells that are no number": lost} if lost else {}) | same
+    return {"rows": rows, "dropped rows": dict(dropped), **more, "steps": steps, **before, **hidden,
             "events at the same time of the same user": ties, "order of these": "as in the file",
             "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
 

@@ -41,15 +41,13 @@ def said_of(node: Mapping[str, Any], key: str) -> str:
 
 def numbers(shown: Sequence[Line], columns: Mapping[str, Any]) -> Markup:
     """Mean and standard deviation of every row, beside what was published; what marks mean, what isn't there and why."""
-    beside = [key for key in columns if any(key in line.published for line in shown)]
-    heads = [title for key, spec in columns.items() for title in (spec["title"], *(["published"] if key in beside else []))]
+    beside, heads = lines.headed(shown, columns)
     rows = []
     for line in shown:
         cells = []
         for key, spec in columns.items():
             number, digits = line.numbers.get(key), spec["digits"]
-            cells.append("–" if number is None else f"{number.mean:.{digits}f}"
-                         + (f" ± {number.std:.{digits}f}" if len(number.runs) > 1 else ""))
+            cells.append("–" if number is None else number.words(digits))
             cells += [verdict(line, key, digits) if key in line.published else ""] if key in beside else []
         rows.append([line.name + line.marks, lines.count(line), *cells])
     done = all(len(line.cells) == line.asked for line in shown)

@@ -11,7 +11,7 @@ from ecrec_jax.use.significance import Difference
 from experiments import latex, record
 from experiments.cell import Cell
 from experiments.compare import METHOD, Pair, pairs
-from experiments.lines import Line, Number, count, escaped, lines_of, notes, short, verdict
+from experiments.lines import Line, Number, count, escaped, headed, lines_of, notes, short, verdict
 from experiments.plot import bars, over
 
 
@@ -62,8 +62,7 @@ def figures(number: Number | None) -> tuple[Any, ...]:
 def markdown(table: Mapping[str, Any], lines: Sequence[Line], out: Path) -> list[str]:
     """The numbers, linked to the folders of their runs; the best of each column and test set in bold, published values beside."""
     columns = table["columns"]
-    beside = [key for key in columns if any(key in line.published for line in lines)]
-    heads = [title for key, spec in columns.items() for title in (spec["title"], *(["published"] if key in beside else []))]
+    beside, heads = headed(lines, columns)
     text = ["| | n | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
     for line in lines:
         shown = []
@@ -71,7 +70,7 @@ def markdown(table: Mapping[str, Any], lines: Sequence[Line], out: Path) -> list
             number, digits = line.numbers.get(key), spec["digits"]
             said = short(line.trouble) if line.trouble else "–"
             if number is not None:
-                said = f"{number.mean:.{digits}f}" + (f" ± {number.std:.{digits}f}" if len(number.runs) > 1 else "")
+                said = number.words(digits)
                 said = f"[{f'**{said}**' if number.place == 1 else said}]({number.runs[0].parent.relative_to(out)}/)"
             shown += [said, *([verdict(line, key, digits) if key in line.published else ""] if key in beside else [])]
         text.append(f"| {escaped(line.name)}{line.marks} | {count(line)} | " + " | ".join(shown) + " |")
@@ -85,13 +84,14 @@ def paragraphs(found: Sequence[str]) -> list[str]:
 
 def differences(found: Sequence[Pair], left: Sequence[str], table: Mapping[str, Any]) -> list[str]:
     """The pairs of rows, with what may be claimed of them; what is `left` uncompared."""
+    last = paragraphs([f"Not compared: {said}" for said in left])
     if not found:
-        return paragraphs([f"Not compared: {said}" for said in left])
+        return last
     text = ["", "## Differences", "", "| | less | | difference [95 %] | effect | p (Holm) |", "|---|---|---|---|---|---|"]
     for pair in found:
         said = " | ".join(pair.words(table["columns"][pair.column]))
         text.append(f"| {escaped(pair.first)} | {escaped(pair.second)} | {said} |")
-    return [*text, "", METHOD, *paragraphs([f"Not compared: {said}" for said in left])]
+    return [*text, "", METHOD, *last]
 
 
 def runs(lines: Sequence[Line], out: Path) -> list[str]:

@@ -40,7 +40,7 @@ class Trial:
             while child.poll() is None:
                 time.sleep(EVERY)
                 reported = self.report(reported)
-                if not (self.given_up or self.over()) and child.poll() is None and reported and self.drawn.should_prune():
+                if not self.given_up and child.poll() is None and reported and self.drawn.should_prune() and not self.over():
                     self.given_up = True
                     child.terminate()   # it saves and leaves
         self.report(reported)

@@ -77,7 +77,7 @@ def test_the_four_losses_are_their_formulas():
 def test_bad_attributes(text, says, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=f"data.attributes: .*a.json.*{says}"):
-        catalogue.attributes(tmp_path / "a.json", None, ["a", "b"], [])
+        catalogue.attributes(tmp_path / "a.json", None, ["a", "b"], np.empty(0, int))
 
 
 def test_other_attributes_are_other_data(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from ecrec_jax.data import read
 from ecrec_jax.data.clean import clean
@@ -98,7 +99,7 @@ def digest(known: str, *paths: Path) -> str:
     return known
 
 
-def attributes(path: Path, sha256: str | None, items: Sequence[str], trained: Sequence[int]) -> dict[str, Any]:
+def attributes(path: Path, sha256: str | None, items: Sequence[str], trained: Int[np.ndarray, "n"]) -> dict[str, Any]:
     """The facts `attributes`, the numbers of every item's attributes and none before and after them, and `attribute_names`, what
     they are called, from a JSON file {item: [attribute, …]}; an item that isn't there has none. And `history_items`, all that is
     `trained` on.
@@ -123,4 +124,4 @@ def attributes(path: Path, sha256: str | None, items: Sequence[str], trained: Se
         raise InputError(f"data.attributes: {path} has no attribute of any item of data.path")
     number = {name: i for i, name in enumerate(names)}
     return {"attributes": ((), *(tuple(number[x] for x in found) for found in mine), ()), "attribute_names": tuple(names),
-            "history_items": tuple(np.asarray(trained).tolist())}
+            "history_items": tuple(trained.tolist())}

@@ -48,14 +48,21 @@ def located(path: Files, root: str, source: str | None, sha256: Files | None = N
     Raises:
         InputError: one isn't there; ends with what `source` says of where to get it, and its `sha256`.
     """
-    named, found = path if isinstance(path, Mapping) else {"": path}, {}
-    for split in (split for split in ("", *SPLITS) if split in named):
-        try:
-            found[split] = locate(named[split], root, key)
-        except InputError as error:
-            digest = sha256.get(split) if isinstance(sha256, Mapping) else sha256
-            raise InputError("; ".join(filter(None, (str(error), source, digest and f"its sha256 is {digest}")))) from None
-    return found
+    named = path if isinstance(path, Mapping) else {"": path}
+    digest = lambda split: sha256.get(split) if isinstance(sha256, Mapping) else sha256  # noqa: E731
+    return {split: here(named[split], root, key, source, digest(split)) for split in ("", *SPLITS) if split in named}
+
+
+def here(name: str, root: str, key: str, source: str | None, sha256: str | None) -> Path:
+    """A file.
+
+    Raises:
+        InputError: it isn't there; ends with what `source` says of where to get it, and its `sha256`.
+    """
+    try:
+        return locate(name, root, key)
+    except InputError as error:
+        raise InputError("; ".join(filter(None, (str(error), source, sha256 and f"its sha256 is {sha256}")))) from None
 
 
 def table(files: Mapping[str, Path], sha256: Files | None, pattern: str | None, encoding: str) -> Table:

@@ -25,16 +25,12 @@ def marks(corpus: Corpus, *splits: str) -> UInt64[np.ndarray, "N K"]:
 
 def had(corpus: Corpus, splits: Sequence[str]) -> UInt64[np.ndarray, "N"]:
     """A mark of each user and item, by their names: a checkpoint fits a catalogue of its own size alone."""
-    user, item = [], []
-    for split in splits:
-        for example in corpus.examples[split]:
-            read = (example.tokens, example.label) if split == "train" else \
-                (example.label if example.relevant is None else example.relevant,)
-            item += map(np.atleast_1d, read)
-            user += [np.full(np.size(x), example.index) for x in read]
-    users, items = hashed(corpus.catalogue.users), hashed(["", *corpus.catalogue.items])
-    pick = lambda known, ids: known[np.concatenate([np.empty(0, int), *ids]).astype(int)]  # noqa: E731
-    return pick(users, user) * np.uint64(ODD) + pick(items, item)
+    asked = lambda example: example.label if example.relevant is None else example.relevant  # noqa: E731
+    read = [(example.index, x) for split in splits for example in corpus.examples[split]
+            for x in ((example.tokens, example.label) if split == "train" else (asked(example),))]
+    user = np.repeat([index for index, _ in read], [np.size(x) for _, x in read]).astype(int)
+    item = np.concatenate([np.empty(0, int), *(np.ravel(x) for _, x in read)]).astype(int)
+    return hashed(corpus.catalogue.users)[user] * np.uint64(ODD) + hashed(["", *corpus.catalogue.items])[item]
 
 
 def save(trained_on: UInt64[np.ndarray, "K"], folder: Path) -> None:
