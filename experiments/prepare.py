@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from ecrec_jax import evaluate, section
 from ecrec_jax.data import digest, file, near, personal, prepare
-from ecrec_jax.data.engine import started
+from ecrec_jax.data.engine import Duckdb, Spark, started
 from ecrec_jax.types import Facts, InputError
 
 OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter",
-       "near_duplicates", "personal", "countries")   # not a log's
+       "near_duplicates", "near_duplicate_events", "personal", "countries")   # not a log's
 
 
 def main(config: dict[str, Any]) -> None:
@@ -61,10 +61,13 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
     try:
         events = engine.keep(log.events(engine.read(path, config["names"], config["delimiter"])))
         rows = int(events.count().execute())
+        if config["near_duplicate_events"] is not None:
+            events = engine.keep(uncopied(config["near_duplicate_events"], log, events, part / "copies.parquet", engine))
+            same["near-duplicate events"] = {"threshold": config["near_duplicate_events"]}
         lost = {key: events[f"lost_{key}"].cast("int64").sum() for key in prepare.NUMBERS}
         why = events.group_by("why").agg(n=events.count(), **lost).to_pyarrow().to_pylist()
         if config["near_duplicates"] is not None:
-            same = joined(config["near_duplicates"], log, events, part / "merged.parquet")
+            same |= joined(config["near_duplicates"], log, events, part / "merged.parquet")
             events = engine.keep(prepare.renamed(events, engine.ibis.read_parquet(part / "merged.parquet")))
         steps, before = [], None
         for name, left in log.steps(events, engine.keep):
@@ -94,17 +97,39 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
             "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
 
 
+def uncopied(threshold: Any, log: prepare.Log, events: Any, path: Path, engine: Duckdb | Spark) -> Any:
+    """The events, of which those whose text is nearly that of an earlier one are to be dropped; write to `path` which these are."""
+    threshold = section.checked(threshold, float, "near_duplicate_events")
+    texts = written(log, events, "near_duplicate_events").order_by("time", "row").select("row", "text").to_pyarrow()
+    found = near.merged(texts["row"].to_pylist(), texts["text"].to_pylist(), threshold, "near_duplicate_events")
+    kept(found, pa.schema({"row": pa.int64(), "of": pa.int64(), "alike": pa.float64()}), path)
+    return prepare.copied(events, engine.ibis.read_parquet(path), f"text at least {threshold:g} like that of an earlier event")
+
+
 def joined(threshold: Any, log: prepare.Log, events: Any, path: Path) -> dict[str, Any]:
     """Write to `path` which items are merged into which, because their texts are near-duplicates; how many."""
     threshold = section.checked(threshold, float, "near_duplicates")
-    if log.text is None:
-        raise InputError("near_duplicates compares the items' texts: name their column, text=…")
-    items = log.described(events.filter(events.why.isnull())).select("item", "text").to_pyarrow()
+    items = log.described(written(log, events, "near_duplicates")).select("item", "text").to_pyarrow()
     found = near.merged(items["item"].to_pylist(), items["text"].to_pylist(), threshold)
-    schema = pa.schema({"item": pa.string(), "into": pa.string(), "alike": pa.float64()})
+    kept(found, pa.schema({"item": pa.string(), "into": pa.string(), "alike": pa.float64()}), path)
+    return {"near-duplicates": {"threshold": threshold, "items merged": len(found), "into others": len({x for _, x, _ in found})}}
+
+
+def written(log: prepare.Log, events: Any, key: str) -> Any:
+    """The events that are not dropped yet.
+
+    Raises:
+        InputError: the log has no texts, which a key asks for.
+    """
+    if log.text is None:
+        raise InputError(f"{key} compares texts: name their column, text=…")
+    return events.filter(events.why.isnull())
+
+
+def kept(found: Sequence[Sequence[Any]], schema: pa.Schema, path: Path) -> None:
+    """Write pairs as a Parquet file."""
     rows = [dict(zip(schema.names, pair, strict=True)) for pair in found]
     pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
-    return {"near-duplicates": {"threshold": threshold, "items merged": len(found), "into others": len({x for _, x, _ in found})}}
 
 
 def impersonal(config: Mapping[str, Any], attributes: Sequence[str], items: Path) -> dict[str, Any]:
@@ -154,6 +179,8 @@ def page(report: Mapping[str, Any]) -> str:
                "its most frequent text, median price, events, and its attributes, of which the most frequent one is kept too.")
     if "near-duplicates" in report:
         columns += " `merged.parquet`: item, the item whose id its events have now, how alike their texts are (0 to 1)."
+    if "near-duplicate events" in report:
+        columns += " `copies.parquet`: row (of the log, from 0), the row that it is a copy of, how alike their texts are."
     return "\n".join(["# A log, cleaned", "", *about, "", "## Steps", "", *lines, "", "## Files", "", columns, ""])
 
 

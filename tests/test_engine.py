@@ -55,7 +55,7 @@ def equal(folder, *words):
         assert [(x.name, x.type) for x in mine.schema] == [(x.name, x.type) for x in other.schema]
         assert mine.to_pylist() == other.to_pylist()
     assert ours[2] == theirs[2]
-    for name in ("merged.parquet", "DATA.md"):
+    for name in ("merged.parquet", "copies.parquet", "DATA.md"):
         found = [folder / engine / name for engine in ("duckdb", "pyspark")]
         assert found[0].exists() == found[1].exists() and (not found[0].exists() or found[0].read_bytes() == found[1].read_bytes())
     return ours[0].to_pylist(), ours[2]
@@ -70,7 +70,8 @@ def test_near_duplicates_and_personal_data(tmp_path):
     rows = [(f"u{i % 9}", f"i{i % 40}", i, f"{['Red', 'red', 'Green'][i % 40 % 3]} cup {i % 40 // 4}, ask jo@example.com")
             for i in range(400)]
     pd.DataFrame(rows, columns=["user", "item", "time", "text"]).to_csv(tmp_path / "log.csv", index=False)
-    events, report = equal(tmp_path, f"path={tmp_path / 'log.csv'}", "text=text", "near_duplicates=0.8", "personal=mask", "core=3")
+    events, report = equal(tmp_path, f"path={tmp_path / 'log.csv'}", "text=text", "near_duplicates=0.8",
+                           "near_duplicate_events=0.95", "personal=mask", "core=3")
     assert events and report["near-duplicates"]["items merged"] > 5 and report["personal data"]["found"]["email"] > 5
 
 

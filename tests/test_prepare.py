@@ -147,6 +147,20 @@ def test_near_duplicates(tmp_path, capsys):
     assert "merged 1 items into 1 others whose texts are at least 0.9 alike" in capsys.readouterr().out
 
 
+def test_near_duplicate_events(tmp_path, capsys):
+    """Of reviews that are copied the earliest one stays, whoever wrote the others and of what; no text, no copy."""
+    text = ("user,item,time,text\na,x,9,\"Great cup, lasts for ever\"\nb,y,3,\"GREAT cup,  lasts for ever\"\nb,x,4,Broke at once\n"
+            "c,z,5,\"Great cup, lasts for ever\"\nc,y,,Broke at once\nc,x,6,\na,y,7,\n")
+    events, items, report = prepared_with(tmp_path, text, {"copies.parquet"}, "text=text", "near_duplicate_events=0.9")
+    assert [(x["user"], x["item"], x["time"]) for x in events] == [("b", "y", 3), ("b", "x", 4), ("c", "x", 6), ("a", "y", 7)]
+    assert {x["item"]: x["text"] for x in items} == {"y": "GREAT cup,  lasts for ever", "x": "Broke at once"}
+    said = "text at least 0.9 like that of an earlier event"
+    assert report["dropped rows"] == {said: 2, "time that can't be read": 1} and f"dropped 2: {said}" in capsys.readouterr().out
+    assert pq.read_table(tmp_path / "out" / "copies.parquet").to_pylist() == [
+        {"row": 3, "of": 1, "alike": 1.0}, {"row": 0, "of": 1, "alike": 1.0}]
+    assert "copies.parquet" in (tmp_path / "out" / "DATA.md").read_text()
+
+
 def rows_of(pairs):
     """A log with these (user, item), one a second."""
     return "user,item,time\n" + "".join(f"u{u},i{i},{t}\n" for t, (u, i) in enumerate(pairs))
@@ -207,6 +221,8 @@ def test_the_same_from_every_format_and_number_of_threads(ending, tmp_path):
     (["attributes=[item]"], "'item' is a column of items.parquet already"), (["engine=polars"], "engine is 'polars'"),
     (["personal=hide"], "personal is 'hide'"), (["personal=mask", "countries=[UK]"], "countries: 'UK' is unknown"),
     (["near_duplicates=0.9"], "name their column"), (["near_duplicates=2", "text=item"], "near_duplicates is 2"),
+    (["near_duplicate_events=0.9"], "near_duplicate_events compares texts: name their column"),
+    (["near_duplicate_events=0", "text=item"], "near_duplicate_events is 0"),
     (["path=none.csv"], "none.csv"), (["sha256=abc"], "sha256 says abc"), (["log=nothing"], "nothing"),
     (["memory=lots"], "lots"), (["core=many"], "core is 'many'"), (["path=null"], "path is not set")])
 def test_refused(words, said, tmp_path, capsys):

@@ -1,7 +1,8 @@
-"""Items whose texts are nearly the same: candidates by MinHash, then compared."""
+"""Texts that are nearly the same: candidates by MinHash, then compared."""
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ecrec_jax.types import InputError
 
@@ -22,35 +23,37 @@ def alike(one: str, other: str) -> float:
     return len(a & b) / len(a | b)
 
 
-def bands(threshold: float) -> tuple[int, int]:
+def bands(threshold: float, key: str = "near_duplicates") -> tuple[int, int]:
     """(bands b, hashes r in each): the largest r with which a pair as alike as the threshold s is a candidate at least 999 times in
     1,000: 1 - (1 - s^r)^b. **Source** Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4.2."""
     good = [r for r in range(1, HASHES // 2 + 1) if 1 - (1 - threshold**r) ** (HASHES // r) >= 0.999]
     if not good:
-        raise InputError(f"near_duplicates is {threshold:g}: of texts so little alike not enough are found")
+        raise InputError(f"{key} is {threshold:g}: of texts so little alike not enough are found")
     return HASHES // good[-1], good[-1]
 
 
-def merged(items: Sequence[str], texts: Sequence[str | None], threshold: float) -> list[tuple[str, str, float]]:
-    """(item, the earlier item that it is merged into, how alike their texts are): an item goes to the one that is most like it of
-    those that stay, so that no chain of small differences joins what differs much. Items without text stay.
+def merged(names: Sequence[Any], texts: Sequence[str | None], threshold: float, key: str = "near_duplicates"
+           ) -> list[tuple[Any, Any, float]]:
+    """(name, that of the earlier text that it goes to, how alike they are): a text goes to the one that is most like it of those
+    that stay, so that no chain of small differences joins what differs much. What has no text stays.
 
     Raises:
-        InputError: datasketch isn't installed; a threshold that isn't between 0 and 1, or so low that MinHash misses pairs.
+        InputError: datasketch isn't installed; a threshold, the configuration's `key`, that isn't between 0 and 1, or so low that
+            MinHash misses pairs.
     """
     try:
         from datasketch import MinHash, MinHashLSH
     except ImportError:
-        raise InputError("near_duplicates needs datasketch: pip install '.[prepare]'") from None
+        raise InputError(f"{key} needs datasketch: pip install '.[prepare]'") from None
     if not 0 < threshold <= 1:
-        raise InputError(f"near_duplicates is {threshold:g}, must be above 0 and at most 1")
-    index, found = MinHashLSH(num_perm=HASHES, params=bands(threshold)), []
+        raise InputError(f"{key} is {threshold:g}, must be above 0 and at most 1")
+    index, found = MinHashLSH(num_perm=HASHES, params=bands(threshold, key)), []
     told = [i for i, text in enumerate(texts) if text]
     hashes = MinHash.generator(([x.encode() for x in shingles(texts[i])] for i in told), num_perm=HASHES, seed=1)
     for i, value in zip(told, hashes, strict=True):
         best, first = max(((alike(texts[i], texts[k]), -k) for k in index.query(value)), default=(0.0, 0))
         if best >= threshold:
-            found.append((items[i], items[-first], best))
+            found.append((names[i], names[-first], best))
         else:
             index.insert(i, value)
     return found

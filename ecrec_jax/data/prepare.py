@@ -135,6 +135,14 @@ def renamed(events: Any, merged: Any) -> Any:
     return found.mutate(item=ibis.coalesce(found.new, found.item)).drop("old", "new")
 
 
+def copied(events: Any, copies: Any, why: str) -> Any:
+    """The events with a reason to drop each `row` of a table."""
+    import ibis
+
+    found = events.left_join(copies.select(copy="row"), events.row == copies.row)
+    return found.mutate(why=ibis.ifelse(found.copy.notnull(), why, found.why)).drop("copy")
+
+
 def ordered(events: Any) -> Any:
     """The events to be written: users in the order of their first row, each user's by time, then as in the file."""
     first = events.mutate(first=events.row.min().over(group_by="user"))
