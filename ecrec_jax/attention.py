@@ -42,8 +42,8 @@ def choose(asked: Literal["auto", "dense", "splash", "flash"], platform: str, le
         raise InputError(f"model.attention is {asked}, which needs {needed}, and the devices are of kind {platform}: set "
                          "model.attention=auto")
     if asked == "splash" and not able:
-        raise InputError(f"model.attention is splash, which has no dropout, and model.attention_dropout is {rate}: set it to 0, or "
-                         "model.attention=auto")
+        raise InputError(f"model.attention is splash, which has no dropout, and attention's is {rate}: set model.attention_dropout "
+                         "(of SASRec model.dropout) to 0, or model.attention=auto")
     return asked
 
 

@@ -143,7 +143,9 @@ def attention(config: Mapping[str, Any], parts: build.Parts) -> str:
         InputError: the one that is asked for can't be had.
     """
     length, platform = parts.feeds["train"].shape.length, parts.strategy.platform
-    return choose(config["model"]["attention"], platform, length, parts.facts.attention_dropout)
+    facts = parts.facts   # SASRec has one rate for all
+    rate = facts.dropout if facts.attention_dropout is None else facts.attention_dropout
+    return choose(config["model"]["attention"], platform, length, rate)
 
 
 class Stop:

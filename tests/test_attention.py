@@ -2,15 +2,17 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecrec_jax import attention, block
+from ecrec_jax import attention, block, build
 from ecrec_jax.flash import flash
 from ecrec_jax.types import InputError, Noise
+from experiments import wiring
 from tests import world
 from tests.test_commands import TINY, call
 
@@ -114,8 +116,24 @@ def test_evaluation_uses_the_form_of_training():
     made.strategy.platform = "tpu"
     batch = jax.tree.map(jnp.asarray, world.batches(made.task, "classification", 1)[0])
     for noise in (None, Noise(jnp.uint32(0), batch["row"])):
-        with pytest.raises(InputError, match="model.attention_dropout is 0.1: set it to 0"):
+        with pytest.raises(InputError, match="attention's is 0.1: set model.attention_dropout"):
             made.graph.net(made.parameters)(batch, noise, made.strategy)
+
+
+@pytest.mark.parametrize("words,rate", [
+    (["model=sasrec", "task=next_item", "head=items", "model.dropout=0.2"], 0.2),   # attention's too
+    (["model=bert_tiny", "task=masked_lm", "head=tokens", "model.dropout=0.2", "model.attention_dropout=0.3"], 0.3)])
+def test_what_is_told_is_what_is_computed(words, rate):
+    """The rate that decides is the one that the model's attention has."""
+    for given, form in ((words, None), ([x if "dropout" not in x else f"{x.partition('=')[0]}=0.0" for x in words], "splash")):
+        config = world.drawn_up(*given, "model.attention=splash")
+        made = SimpleNamespace(facts=build.model_facts(config)[0], strategy=SimpleNamespace(platform="tpu"),
+                               feeds={"train": SimpleNamespace(shape=SimpleNamespace(length=56))})
+        if form:
+            assert wiring.attention(config, made) == form
+        else:
+            with pytest.raises(InputError, match=f"attention's is {rate}: set model.attention_dropout .of SASRec model.dropout"):
+                wiring.attention(config, made)
 
 
 def test_the_choice_is_told_and_kept(tmp_path, capsys):
