@@ -27,10 +27,11 @@ class Checkpoints:
 
     Orbax's number of a checkpoint is 2 · step, + 1 where it carries validation metrics: an interrupted evaluation leaves
     the even one, and finishing it adds the odd one. Written under another name first, then renamed. With several processes
-    the first alone reads and writes, as Orbax's only one, and tells the others: they need not see the folder.
+    the first alone reads and writes, as Orbax's only one, and tells the others: they need not see the folder. Who only reads
+    (`writing`) leaves alone what another process is writing.
     """
 
-    def __init__(self, folder: Path, mode: Literal["max", "min"]):
+    def __init__(self, folder: Path, mode: Literal["max", "min"], writing: bool = True):
         sign = 1 if mode == "max" else -1
 
         def rank(metrics: dict[str, float]) -> Any:   # among equals the earlier one
@@ -47,7 +48,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep, best_fn=rank, best_mode="max", enable_async_checkpointing=False, create=False,
-                cleanup_tmp_directories=True, multiprocessing_options=self.only))
+                read_only=not writing, cleanup_tmp_directories=writing, multiprocessing_options=self.only))
 
     def __enter__(self) -> "Checkpoints":
         return self

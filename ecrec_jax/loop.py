@@ -90,9 +90,9 @@ class Loop:
         return self.plan.epochs if self.plan.steps is None else 1 << 30
 
     def exhausted(self) -> bool:
-        """Whether all steps are done or patience is at its end."""
+        """Whether all steps are done and judged, or patience is at its end."""
         impatient = self.plan.patience is not None and self.progress.waited >= self.plan.patience
-        return impatient or (self.plan.steps is not None and self.done >= self.total)
+        return impatient or (self.plan.steps is not None and self.done >= self.total and self.progress.batch == 0)
 
     def restore(self) -> State:
         """The latest state on the devices, or the first one; trackers are told."""
@@ -163,7 +163,9 @@ class Loop:
             raise
         found = evaluate.scalars(self.valid[0], "valid")
         if f"valid/{metric}" not in found:
-            raise InputError(f"best.metric: {metric!r} is none of {', '.join(key.removeprefix('valid/') for key in found)}")
+            self.save(state)
+            raise InputError(f"best.metric: {metric!r} is none of {', '.join(key.removeprefix('valid/') for key in found)}; with "
+                             "another the same command goes on")
         judged = found[f"valid/{metric}"]
         value = judged if mode == "max" else -judged
         if progress.best is None or value > progress.best:

@@ -98,7 +98,7 @@ def read(reference: str, key: str = "model.checkpoint") -> Source:
 def best(folder: Path, config: Mapping[str, Any]) -> Parameters:
     """All parameters of the best checkpoint of a run with this configuration, frozen ones included."""
     peft = make(config["peft"], "peft", Facts())
-    with Checkpoints(folder / "checkpoints", config["best"]["mode"]) as kept:
+    with Checkpoints(folder / "checkpoints", config["best"]["mode"], writing=False) as kept:
         trained, constant = kept.best()
     return {name: np.asarray(x) for name, x in peft.merge(trained, constant).items()}
 

@@ -20,7 +20,8 @@ import jax
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
-from ecrec_jax import evaluate, text_encoder
+from ecrec_jax import build, evaluate, text_encoder
+from ecrec_jax.data import leak
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
 from experiments import saved
@@ -106,14 +107,15 @@ def open_run(config: Mapping[str, Any], folder: Path) -> tuple[Any, dict[str, An
 
 
 def begin(config: Mapping[str, Any], folder: Path) -> None:
-    """Compare with what the folder holds, or write it down. What a start left that never saved anything is replaced, so
-    that a mistake can be corrected under the same name.
+    """Compare with what the folder holds, or write it down. What a start left that never saved anything is replaced, so that a
+    mistake can be corrected under the same name; so is `best`, while no checkpoint was judged by it.
 
     Raises:
         InputError: the folder holds another configuration.
     """
     path, kept = folder / "config.yaml", folder / "checkpoints"
-    advanced = (folder / "summary.json").is_file() or any(x.name.isdigit() for x in (kept.iterdir() if kept.is_dir() else ()))
+    numbers = [int(x.name) for x in (kept.iterdir() if kept.is_dir() else ()) if x.name.isdigit()]
+    advanced = (folder / "summary.json").is_file() or bool(numbers)
     if not path.is_file() and kept.exists():
         raise InputError(f"run_dir: {folder} holds checkpoints without a config.yaml; name another folder")
     if path.is_file():
@@ -122,13 +124,16 @@ def begin(config: Mapping[str, Any], folder: Path) -> None:
             raise InputError(f"run_dir: {path} is not a run's; name another folder")
         old, new = (compared(saved.complete(side)) for side in (found, config))
         differ = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-        if differ and advanced:
+        judged = any(number % 2 for number in numbers) or not numbers   # by best.metric
+        if advanced and any(judged or not key.startswith("best.") for key in differ):
             raise InputError(f"run_dir: {folder} holds a run with another {', '.join(differ)}; name another folder")
+        if advanced and differ:
+            write_text(yaml.safe_dump(found | {"best": config["best"]}, allow_unicode=True, sort_keys=False), path)
         if advanced:
             return
-        for part in (kept, folder / text_encoder.FOLDER):
+        for part in (kept, folder / text_encoder.FOLDER, folder / "tokenizer"):
             shutil.rmtree(part, ignore_errors=True)
-        for name in ("data.json", "facts.json"):
+        for name in ("data.json", "facts.json", "items.txt", "protocol.json", leak.FILE, build.VECTORS, build.FIELDS):
             (folder / name).unlink(missing_ok=True)
     evaluate.write_json(environment(), folder / "environment.json")
     write_text(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False), path)

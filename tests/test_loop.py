@@ -72,6 +72,59 @@ def test_last_is_reported_beside_the_best(tmp_path, words):
     assert [row["epoch"] for row in logs if "valid/loss" in row] == [1, 2] and "test/macro_f1" in logs[-1]
 
 
+@pytest.mark.parametrize("ending", ["steps=3", "epochs=1"])
+def test_a_stop_in_the_last_validation_is_made_up_for(tmp_path, words, ending, monkeypatch):
+    """Whatever ends a run, its last weights are judged."""
+    def stop(self, *given):
+        raise evaluate.Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.Evaluator, "measure", stop)
+        assert call("train", *words, ending, "patience=1") == 1
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert call("train", *words, ending, "patience=1") == 0
+    summary, logs = summary_of(tmp_path), [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logs if "valid/loss" in row] == [summary["steps"]]
+    assert summary["best_step"] == summary["steps"] == {"steps=3": 3}.get(ending, summary["steps"])
+
+
+def test_a_wrong_metric_costs_nothing(tmp_path, words, capsys):
+    """What was trained until its name was found wrong is kept, and goes on with a right one; not with another configuration."""
+    assert call("train", *words, "epochs=2", "best.metric=f7") == 2
+    assert "best.metric: 'f7' is none of loss, accuracy" in capsys.readouterr().err
+    assert call("train", *words, "epochs=2", "best.metric=accuracy", "seed=5") == 2
+    assert "holds a run with another best.metric, seed" in capsys.readouterr().err
+    assert call("train", *words, "epochs=2", "best.metric=loss", "best.mode=min") == 0
+    steps = [row["step"] for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "loss" in (row := json.loads(x))]
+    assert steps == sorted(set(steps)) and load_config(tmp_path / "run")["best"] == {"metric": "loss", "mode": "min"}
+    weights = best(tmp_path / "run", load_config(tmp_path / "run"))
+    assert call("train", *words, "epochs=2", "best.metric=accuracy") == 2 and weights
+    assert "holds a run with another best.metric, best.mode" in capsys.readouterr().err
+
+
+def test_a_start_that_saved_nothing_leaves_nothing(tmp_path, words, monkeypatch):
+    """Of files that only another data set or tokenizer has, none is taken for the next start's."""
+    left = ("tokenizer/tokenizer.json", "fields.json", "vectors.npy", "items.txt", "trained_on.npy", "protocol.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("ecrec_jax.loop.Loop.run", lambda self: (_ for _ in ()).throw(evaluate.Interrupted))
+        assert call("train", *words, "steps=1") == 1
+    for name in left:
+        (tmp_path / "run" / name).write_text("{}")
+    assert call("train", *words, "steps=1", "seed=1") == 0
+    there = {name for name in left if (tmp_path / "run" / name).exists()}
+    assert there == {"trained_on.npy"} and (tmp_path / "run" / "trained_on.npy").read_bytes() != b"{}"
+
+
+def test_reading_leaves_alone_what_is_being_written(tmp_path, words):
+    """A checkpoint that another process is writing is not cleared away by who reads the run."""
+    assert call("train", *words, "steps=2") == 0
+    writing = tmp_path / "run" / "checkpoints" / "8.orbax-checkpoint-tmp"
+    writing.mkdir()
+    assert best(tmp_path / "run", load_config(tmp_path / "run")) and writing.is_dir()
+    with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints", "max"):
+        assert not writing.exists()
+
+
 def test_several_labels_of_text_pairs_in_bfloat16(tmp_path, words):
     more = ["data.label_column=several", "data.target=multi", "task.multi_label=true", "data.text_pair_column=pair",
             "model.dtype=bfloat16", "peft=bitfit", "gradient=accumulate", "steps=4"]
