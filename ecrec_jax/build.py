@@ -10,14 +10,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from ecrec_jax import text_encoder
+from ecrec_jax import mesh, text_encoder
 from ecrec_jax.data import copies, leak, tokenise
 from ecrec_jax.data.corpus import Corpus
-from ecrec_jax.data.feed import Feed
+from ecrec_jax.data.feed import Feed, check
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.net import Graph, Net, split
 from ecrec_jax.section import FACTS, RATES, arguments, make, target
-from ecrec_jax.source import Source, best, fit, load_facts, read, whole
+from ecrec_jax.source import Source, agree, best, fit, load_facts, read, whole
 from ecrec_jax.text_encoder import TextEncoder
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 from ecrec_jax.weights import Later, after
@@ -122,11 +122,7 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     parts = network(config, facts, folder, source, corpus.vectors, texts)
     alone = parts.gradient.one_example_per_row
     feeds = {name: Feed(examples, parts.task, None, alone) for name, examples in corpus.examples.items() if examples}
-    if "valid" not in feeds:
-        raise InputError(f"data.path: {data.path} leaves no row for validation, which picks the checkpoint to report: raise "
-                         "data.valid_fraction, or name rows valid in data.split_column")
-    if not feeds["train"].slots.any():
-        raise InputError(f"data.path: no text of {data.path} is long enough for the task to read a token of it")
+    check(feeds, data.path, corpus.catalogue is None)
     most = [max(int(getattr(feed, side).max()) for feed in feeds.values()) for side in ("tokens", "slots")]
     shape = feeds["train"].shaped(data.batch_size, data.row_length, most)
     few = feeds["valid"].few(shape, READ) if corpus.catalogue is not None else shape
@@ -168,23 +164,14 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
                  **made)
 
 
-def agree(source: Source, facts: Facts) -> None:
-    """A checkpoint's classifier can be trained on only with the classes it knows, in their order."""
-    generic = all(name == f"LABEL_{i}" for i, name in enumerate(source.labels))
-    if len(source.labels) != len(facts.labels) or not (generic or source.labels == facts.labels):
-        theirs, ours = (f"{len(names)} ({', '.join(names[:6])}{'…' if len(names) > 6 else ''})"
-                        for names in (source.labels, facts.labels))
-        raise InputError(f"model.checkpoint: the classes of {source.folder} are {theirs}, of the data {ours}: "
-                         "set model.new_head=true to start a new head")
-
-
 def rebuild(folder: Path, config: Mapping[str, Any]) -> Parts:
     """The parts of a run from its folder and its configuration, with the best checkpoint's weights; no dataset is needed."""
     if not (folder / "facts.json").is_file():
         raise InputError(f"run_dir: {folder} has not begun to train (no facts.json)")
     facts = load_facts(folder)
     here = {"attention": "auto"} if "attention" in config["model"] else {}   # the devices may be others than in training
-    bare = dict(config, model={**config["model"], "checkpoint": None, **here})
+    strategy = config["strategy"] | {"devices": mesh.at_most(config["strategy"]["devices"])}
+    bare = dict(config, model={**config["model"], "checkpoint": None, **here}, strategy=strategy)
     kept = folder / VECTORS
     vectors = np.load(kept, allow_pickle=False) if kept.is_file() else None
     parts = network(bare, facts, str(folder / "tokenizer"), None, vectors, text_encoder.kept(folder, config), later=True)

@@ -22,6 +22,11 @@ def options(platform: str) -> dict[str, Any] | None:
     return {"cpu": {"xla_cpu_copy_insertion_use_region_analysis": True}, "gpu": {"xla_gpu_enable_triton_gemm": False}}.get(platform)
 
 
+def at_most(devices: int | None) -> int | None:
+    """So many devices, or all (null) where there are fewer."""
+    return None if devices is None or devices > len(jax.devices()) else devices
+
+
 def over(devices: int | None, found: Sequence[Any] | None = None) -> Mesh:
     """A mesh with one axis, "data", over so many (null: all) of the devices `found` (null: those of all processes).
 

@@ -62,7 +62,7 @@ def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm", 
     if head not in heads:
         raise InputError(f"head {head!r} is none of None, 'sequence_classification', 'masked_lm', 'causal_lm'")
     source = read(checkpoint)
-    if source.facts.get("heads") is None:
+    if source.facts.get("activation") is None:
         raise InputError(f"{source.folder}: its model is no BERT")
     classify = head == "sequence_classification"
     causal = source.facts.get("causal", False)
@@ -99,7 +99,7 @@ def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, f
     """`save`, from arrays under our names, with copies of more files. The folder appears whole or not at all."""
     if format not in ("hf", "hf_flax"):
         raise InputError(f"format {format!r} is none of hf, hf_flax")
-    if facts.heads is None:
+    if facts.activation is None:
         raise InputError(f"{folder} can't be written: the model is no BERT, so no transformers class has a place for it")
     with fresh(folder) as part:
         return fill(parameters, facts, part, format, [*(tokenizer / name for name in FILES), *beside])

@@ -102,6 +102,15 @@ def checked(value: Any, hint: Any, key: str) -> Any:
     raise InputError(f"{key} is {shown(value)}, expected {describe(hint)}{advice(value, hint, key)}")
 
 
+def typed(config: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's configuration, those of its keys that have `hints` being of these types.
+
+    Raises:
+        InputError: one isn't.
+    """
+    return {**config, **{key: checked(config[key], hint, key) for key, hint in hints.items()}}
+
+
 def floats(value: Any) -> Any:
     """Whole numbers as floats, in lists too."""
     if isinstance(value, list):

@@ -19,6 +19,8 @@ from ecrec_jax.section import FACTS, make
 from ecrec_jax.types import Facts, InputError, Parameters
 
 OPTIONAL = "model.pooler."   # what a BERT checkpoint may lack or have in excess
+FOLDERS = ("tokenizer", "text_encoder")   # of a run, which rebuild it beside its checkpoints and configuration
+FILES = ("facts.json", "items.txt", "fields.json", "vectors.npy", "trained_on.npy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +132,16 @@ def fit(target: Parameters, source: Source, new_head: bool = False) -> tuple[Par
         hint = "; model.new_head=true starts a new head" if any(w.startswith("head.") for w in wrong) else ""
         raise InputError(f"{source.folder} does not fit: {'; '.join(wrong)}{hint}")
     return {k: tensors.get(k, target[k]) for k in target}, {"new": new, "unread": unread}
+
+
+def agree(source: Source, facts: Facts) -> None:
+    """A checkpoint's classifier can be trained on only with the classes it knows, in their order."""
+    generic = all(name == f"LABEL_{i}" for i, name in enumerate(source.labels))
+    if len(source.labels) != len(facts.labels) or not (generic or source.labels == facts.labels):
+        theirs, ours = (f"{len(names)} ({', '.join(names[:6])}{'…' if len(names) > 6 else ''})"
+                        for names in (source.labels, facts.labels))
+        raise InputError(f"model.checkpoint: the classes of {source.folder} are {theirs}, of the data {ours}: "
+                         "set model.new_head=true to start a new head")
 
 
 def save_facts(facts: Facts, folder: Path) -> None:

@@ -75,7 +75,7 @@ def of(config: Mapping[str, Any], corpus: Corpus) -> TextEncoder | None:
     if corpus.item_texts is None:
         raise InputError("model.text_encoder reads the items' texts: set data.texts, a table with item and data.text_columns")
     source, (texts, length) = read(reference, "model.text_encoder"), corpus.item_texts
-    if source.facts.get("heads") is None or source.facts.get("causal"):
+    if source.facts.get("activation") is None or source.facts.get("causal"):
         raise InputError(f"model.text_encoder: {source.folder} holds no BERT that sees both sides")
     inner = source.folder / "tokenizer"   # of a run
     folder = str(inner if inner.is_dir() else source.folder)

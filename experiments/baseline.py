@@ -92,9 +92,9 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     print(told(ranked))
     fitted = model.fit([example.seen for example in corpus.examples["train"]], facts.items)
     summary, place = record.marks(config, corpus.digest), {e.index: i for i, e in enumerate(corpus.examples["train"])}
-    for split in ("valid", "test"):
+    for split in (split for split in ("valid", "test") if corpus.examples[split]):
         examples, found = corpus.examples[split], []
-        relevant = None if not examples or examples[0].relevant is None else ranking.padded([e.relevant for e in examples])
+        relevant = None if examples[0].relevant is None else ranking.padded([e.relevant for e in examples])
         for first in range(0, len(examples), USERS):
             some = examples[first : first + USERS]
             seen = [e.seen for e in some]

@@ -34,7 +34,7 @@ def main(config: dict[str, Any]) -> None:
     Raises:
         InputError: a column that isn't there, an item without text or with two, a checkpoint that can't be read.
     """
-    asked = {key: section.checked(config[key], hint, key) for key, hint in KEYS.items()}
+    asked = section.typed(config, KEYS)
     for key, least in (("max_length", 3), ("batch_size", 1)):
         if asked[key] < least:
             raise InputError(f"{key} is {asked[key]}, must be at least {least}")
@@ -57,6 +57,10 @@ def encoded(texts: Sequence[str], checkpoint: str, max_length: int, batch_size: 
     """(unit vectors, how many texts were cut), computed in `dtype`. On a CPU `batch_size` texts are those of all threads together:
     small arrays stay in its caches."""
     loaded = pretrained.load(checkpoint)
+    if pooling != "mean" and loaded.facts.causal:
+        raise InputError(f"pooling is {pooling}, but the first token of a causal model sees no other: set pooling=mean")
+    if pooling == "cls" and not loaded.facts.pooler:
+        raise InputError(f"pooling is cls, but {checkpoint} has no pooler: set pooling=mean, or first")
     ragged = tokenise.tokenise(str(loaded.folder), list(texts), None, loaded.facts.longest(max_length))
     size, one = np.diff(ragged.offset), np.ones(len(texts), int)
     together = max(1, batch_size // THREADS) if jax.default_backend() == "cpu" else batch_size

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ecrec_jax import build, pretrained
+from ecrec_jax import build, pretrained, section
 from ecrec_jax.data import leak
 from ecrec_jax.types import InputError, Parameters
 from experiments import saved
@@ -22,6 +22,7 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 def main(config: dict[str, Any]) -> None:
     """Best checkpoint, tokenizer and label names in one folder."""
+    config = section.typed(config, {"out": str})
     export(*saved.opened(config["run_dir"]), Path(config["out"]), config["format"], config["dtype"])
 
 

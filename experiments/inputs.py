@@ -12,7 +12,7 @@ from ecrec_jax.data import digest, file
 from experiments.record import flatten
 
 FILES = re.compile(r"data\.(path(\.\w+)?|attributes|vectors|items|texts|tables\.[^.]+\.path|augment\.[^.]+\.(lexicon|common))")
-CHECKPOINTS = re.compile(r"model\.(checkpoint|text_encoder)|data\.augment\.[^.]+\.checkpoint")
+CHECKPOINTS = re.compile(r"model\.(checkpoint|text_encoder)|data\.tokenizer|data\.augment\.[^.]+\.checkpoint")
 
 
 def digests(config: Mapping[str, Any], fetch: bool = False) -> dict[str, str]:

@@ -12,6 +12,9 @@ import numpy as np
 from ecrec_jax.use.significance import FEW
 from experiments.cell import Cell
 
+TESTED = ("path", "label_column", "target", "limit", "split", "split_at", "split_seed", "split_column", "stratify_column",
+          "test_fraction", "last", "new_items")   # of data: rows that agree in them were tested on the same
+
 NOTES = {"†": "made by other code than today's", "‡": "validated or tested on rows that its checkpoint was trained on"}
 
 
@@ -59,7 +62,7 @@ def lines_of(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], cells:
         found.append(Line(row["name"], "".join(m for m, given in marks.items() if given), tuple(c for c, _ in done), len(mine),
                           numbers, trouble, row.get("published") or {}))
         data = mine[0].config["data"]
-        groups[row["name"]] = json.dumps([data["path"], data.get("label_column"), data.get("target"), data.get("limit")])
+        groups[row["name"]] = json.dumps([data.get(key) for key in TESTED])
     return [dataclasses.replace(line, numbers={key: dataclasses.replace(x, place=place(line, key, found, groups, table))
                                                for key, x in line.numbers.items()}) for line in found]
 

@@ -27,7 +27,7 @@ def main(config: dict[str, Any]) -> None:
     Raises:
         InputError: a key, a file or a cell that can't be used, an item without text.
     """
-    asked = {key: section.checked(config[key], hint, key) for key, hint in KEYS.items()}
+    asked = section.typed(config, KEYS)
     data, path = section.make(config["data"], "data", Facts()), output.named(asked["output"])
     if not isinstance(data, Clicks):
         raise InputError("data: pairs are made of a log of items that were shown, data=clicks or one that refines it")

@@ -23,7 +23,7 @@ UNITS = ("B", "KB", "MB", "GB", "TB")   # of 1000: what is exchanged; memory is 
 
 def main(config: dict[str, Any]) -> None:
     """Build the run, put its strategy onto the topology, compile, print. Nothing is trained and nothing is written."""
-    asked = {key: section.checked(config.pop(key), hint, key) for key, hint in KEYS.items()}
+    asked = section.typed({key: config.pop(key) for key in KEYS}, KEYS)
     wiring.plan_of(config)
     wiring.check(config)
     if asked["rows"] is not None and asked["rows"] < 1:

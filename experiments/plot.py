@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False   # a label's $ is a dollar
 import matplotlib.pyplot as plt
 import numpy as np
 

@@ -19,9 +19,14 @@ from ecrec_jax.data.split import number
 from ecrec_jax.types import Facts, InputError
 from experiments import order, output, saved, wiring
 
+KEYS = {"input": str, "batch_size": int, "keep": list[str], "group": str | None, "by": str | None, "unseen": bool}
+
 
 def main(config: dict[str, Any]) -> None:
     """Read texts, predict in packed rows, write text, prediction and scores in the order of the input, or ranked in each group."""
+    config = section.typed(config, KEYS)
+    if config["batch_size"] < 1:
+        raise InputError(f"batch_size is {config['batch_size']}, must be at least 1")
     wiring.compilation_cache()
     path = output.named(config["output"])
     order.check(config)

@@ -7,7 +7,6 @@ if __name__ == "__main__":
 
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecrec_jax import evaluate, section
+from ecrec_jax import evaluate, pretrained, section
 from ecrec_jax.data import digest, file, near, personal, prepare
 from ecrec_jax.data.engine import Duckdb, Spark, started
 from ecrec_jax.types import Facts, InputError
@@ -27,24 +26,17 @@ OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256",
 
 def main(config: dict[str, Any]) -> None:
     """Read, clean, count, write the folder, whole or not at all."""
-    out = Path(str(config["out"]))
-    if out.exists():
-        raise InputError(f"out: {out} is there already; name another folder")
+    out = Path(section.checked(config["out"], str, "out"))
     log = section.make({"_target_": "ecrec_jax.data.prepare.Log"} | {k: x for k, x in config.items() if k not in OWN}, "", Facts())
     if config["path"] is None:
         raise InputError("path is not set: give the log, path=my.csv, or log=NAME, one of conf/log/")
     path = file.located(config["path"], config["root"], config["source"], config["sha256"], "path")[""]
     sha256 = digest.same(path, digest.of(path), config["sha256"], "sha256")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with pretrained.fresh(out) as part:
         report = {"file": path.name, "sha256 of the file": sha256, "source": config["source"], "licence": config["licence"]}
         report |= made(config, log, path, part)
         evaluate.write_json(report, part / "report.json")
         (part / "DATA.md").write_text(page(report), encoding="utf-8")
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     for line in told(report):
         print(line)
     print(f"train on it with data=sequences data.path={out / 'interactions.parquet'}")

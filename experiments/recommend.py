@@ -94,6 +94,11 @@ def check(config: Mapping[str, Any], items: int) -> None:
         raise InputError(f"diversify is {config['diversify']}, must lie between 0 and 1")
 
 
+def listed(path: Path) -> list[str]:
+    """The names in a text file, one a line."""
+    return [line.strip() for line in read.decode(path, path.read_bytes()).split("\n") if line.strip()]
+
+
 def blocked(config: Mapping[str, Any], names: Sequence[str]) -> set[str]:
     """The items that the rules filter.
 
@@ -102,7 +107,7 @@ def blocked(config: Mapping[str, Any], names: Sequence[str]) -> set[str]:
     """
     found = config["block"] or []
     if isinstance(found, str):
-        found = [line.strip() for line in read.locate(found, ".", "block").read_text(encoding="utf-8").split("\n") if line.strip()]
+        found = listed(read.locate(found, ".", "block"))
     strange = set(found) - set(names)
     if strange:
         raise InputError(f"block: the run knows no item {sorted(strange)[0]!r}")
@@ -131,7 +136,7 @@ def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path, numbe
     path = read.locate(config["users"], ".", "users")
     data = section.make(run["data"] | {"root": config["data"]["root"]}, "data", Facts())
     if path.suffix == ".txt":
-        users = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()))
+        users = list(dict.fromkeys(listed(path)))
         log = data.events()
         record.same_data(folder, data.digest(log))
         number = {name: i for i, name in enumerate(log.users)}

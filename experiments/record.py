@@ -20,8 +20,8 @@ import jax
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
-from ecrec_jax import build, evaluate, text_encoder
-from ecrec_jax.data import leak
+from ecrec_jax import evaluate, source
+from ecrec_jax.data import tokenise
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
 from experiments import saved
@@ -131,9 +131,9 @@ def begin(config: Mapping[str, Any], folder: Path) -> None:
             write_text(yaml.safe_dump(found | {"best": config["best"]}, allow_unicode=True, sort_keys=False), path)
         if advanced:
             return
-        for part in (kept, folder / text_encoder.FOLDER, folder / "tokenizer"):
+        for part in (kept, *(folder / name for name in source.FOLDERS)):
             shutil.rmtree(part, ignore_errors=True)
-        for name in ("data.json", "facts.json", "items.txt", "protocol.json", leak.FILE, build.VECTORS, build.FIELDS):
+        for name in ("data.json", "protocol.json", *source.FILES):
             (folder / name).unlink(missing_ok=True)
     evaluate.write_json(environment(), folder / "environment.json")
     write_text(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False), path)
@@ -156,11 +156,12 @@ def git(*words: str) -> str:
         return ""
 
 
-def same_data(folder: Path, digest: str, copies: str | None = None) -> None:
-    """Refuse to go on with a run on other data, or on other `copies` of its texts, where their digest is given.
+def same_data(folder: Path, digest: str, copies: str | None = None, tokenizer: str = "") -> None:
+    """Refuse to go on with a run on other data, or on other `copies` of its texts, where their digest is given, or with another
+    `tokenizer`, a folder.
 
     Raises:
-        InputError: the folder was begun with another data file, or what makes the copies has changed since.
+        InputError: the folder was begun with another data file or tokenizer, or what makes the copies has changed since.
     """
     path = folder / "data.json"
     if path.is_file():
@@ -171,6 +172,8 @@ def same_data(folder: Path, digest: str, copies: str | None = None) -> None:
         if copies is not None and copies != kept[COPIES]["sha256"]:
             raise InputError(f"run_dir: {folder} was begun with other copies of its texts: a lexicon, checkpoint or function of "
                              "data.augment has changed since; name another folder")
+        if tokenizer and tokenise.files(tokenizer).digest() != tokenise.files(str(folder / "tokenizer")).digest():
+            raise InputError(f"run_dir: {folder} was begun with another tokenizer than {tokenizer} holds now; name another folder")
 
 
 def write_text(text: str, path: Path) -> None:

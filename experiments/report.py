@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from ecrec_jax import source
+from ecrec_jax import section, source
 from ecrec_jax.data.text import SPLITS
 from ecrec_jax.types import InputError
 from experiments import page, record, saved, sections
@@ -76,6 +76,7 @@ def begun(cell: Cell) -> bool:
 
 def main(config: dict[str, Any]) -> None:
     """Write report.html."""
+    config = section.typed(config, {"out": str | None})
     table, split = config.get("table"), config["split"]
     if (table is None) == (not config["run_dir"]):
         raise InputError("give run_dir=RUN, run_dir=[RUN,RUN] or table=NAME")

@@ -36,6 +36,7 @@ def rows_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:
                 raise InputError(f"row {row['name']!r}, against: {name!r} is no other row")
         if row["command"] == "baseline" and row.get("replicas"):
             raise InputError(f"row {row['name']!r}: replicas share a program of training, which a baseline has none of")
+        row["seeds"] = None if row.get("seeds") is None else seeds_of(row["seeds"], table)
         for key, node in (row.get("published") or {}).items():
             published(node, key, table, f"row {row['name']!r}, published")
     return rows
@@ -48,11 +49,15 @@ def seeds_of(asked: Any, table: Mapping[str, Any]) -> Sequence[int]:
         InputError: they are none.
     """
     given = table["seeds"] if asked is None else asked
-    whole = lambda x: isinstance(x, int) and not isinstance(x, bool)  # noqa: E731
     seeds = list(range(given)) if whole(given) else given
     if not isinstance(seeds, list) or not seeds or not all(map(whole, seeds)) or len({*seeds}) < len(seeds):
         raise InputError(f"seeds is {given!r}, must be how many, at least 1, or a list of different ones: seeds=[3,4,5]")
     return seeds
+
+
+def whole(value: Any) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def columns(table: Mapping[str, Any]) -> None:
@@ -63,7 +68,8 @@ def columns(table: Mapping[str, Any]) -> None:
     """
     for key, node in table["columns"].items():
         wrong = set(node) - COLUMN
-        if wrong or not {"title", "digits"} <= set(node) or node.get("better", "max") not in ("max", "min"):
+        if wrong or not {"title", "digits"} <= set(node) or not whole(node["digits"]) or \
+                node.get("better", "max") not in ("max", "min"):
             raise InputError(f"table.columns.{key} must be {{title: NAME, digits: NUMBER, better: max or min}}")
 
 
@@ -77,6 +83,9 @@ def published(node: Any, key: str, table: Mapping[str, Any], where: str) -> None
         raise InputError(f"{where}: {key} is none of the columns {', '.join(table['columns'])}")
     if not isinstance(node, dict) or set(node) - PUBLISHED or not {"value", "source"} <= set(node):
         raise InputError(f"{where}.{key} needs value and source, knows {', '.join(sorted(PUBLISHED))}")
+    for name in ("value", "std", "tolerance"):
+        if node.get(name) is not None and not (whole(node[name]) or isinstance(node[name], float)):
+            raise InputError(f"{where}.{key}.{name} is {node[name]!r}, must be a number")
 
 
 def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
@@ -86,6 +95,8 @@ def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """
     if not isinstance(row, dict) or set(row) - KEYS or not isinstance(row.get("name"), str) or not row["name"]:
         raise InputError(f"{where} needs a name, knows {', '.join(sorted(KEYS))}")
+    if not isinstance(row.get("grid") or {}, dict) or not all(isinstance(x, dict | list) for x in (row.get("grid") or {}).values()):
+        raise InputError(f"{where}: grid must be {{axis: [values], or {{label: overrides}}}}")
     axes = {axis: values if isinstance(values, dict) else {label(x): f"{axis}={word(x)}" for x in values}
             for axis, values in (row.get("grid") or {}).items()}
     for chosen in itertools.product(*(values.items() for values in axes.values())):

@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra import compose
 
+from ecrec_jax import section
 from ecrec_jax.types import InputError
 from experiments import space, wiring
 from experiments.cell import stoppable
@@ -21,6 +22,7 @@ from experiments.found import folder_of, short, unique, write
 from experiments.override import overrides
 from experiments.trial import Broken, Trial
 
+KEYS = {"sweep": str, "trials": int, "seed": int, "name": str | None, "out": str | None, "storage": str | None}
 FIRST = 3   # so many trials that broke, and none that didn't: the mistake is ours
 
 
@@ -106,11 +108,12 @@ def main(config: dict[str, Any]) -> None:
     """Open the study, search, write what was found."""
     if importlib.util.find_spec("optuna") is None:
         raise InputError("search needs optuna, which is not installed; pip install -e '.[search]'")
+    config = section.typed(config, KEYS)
     sweep = space.read(config["sweep"])
     if config["pruner"] not in (None, "hyperband", "median", "none"):
         raise InputError(f"pruner is {config['pruner']!r}, must be hyperband, median, none or null")
-    if not isinstance(config["trials"], int) or config["trials"] < 1:
-        raise InputError(f"trials is {config['trials']!r}, must be a whole number, at least 1")
+    if config["trials"] < 1:
+        raise InputError(f"trials is {config['trials']}, must be at least 1")
     check(sweep)
     name = config["name"] or Path(config["sweep"]).stem
     out = Path(config["out"] or f"runs/search-{name}")

@@ -16,7 +16,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from ecrec_jax import source
+from ecrec_jax import section, source
 from ecrec_jax.types import InputError
 from experiments import inputs, record, saved, wiring
 from experiments.cell import Cell, stoppable
@@ -35,7 +35,7 @@ def cells_of(rows: Sequence[Mapping[str, Any]], name: str, out: Path, seeds: Seq
     for row in rows:
         made = compose(row["command"], [*row["overrides"]])
         given = [*row["overrides"], *named(wiring.plain(made), name, row["name"])]
-        for seed in row.get("seeds", seeds):
+        for seed in row["seeds"] or seeds:
             start = cells.get((row["from"], seed))
             if row["from"] and start is None:
                 raise InputError(f"row {row['name']!r}: {row['from']!r} has no seed {seed}")
@@ -88,6 +88,7 @@ def essence(config: Mapping[str, Any], found: Mapping[str, str]) -> dict[str, An
 
 def main(config: dict[str, Any]) -> None:
     """Run what is missing, write what is there."""
+    config = section.typed(config, {"out": str | None, "plan": bool})
     table, name = config["table"], HydraConfig.get().runtime.choices["table"]
     if config["stale"] not in ("keep", "rerun"):
         raise InputError(f"stale is {config['stale']!r}, must be keep or rerun")

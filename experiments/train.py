@@ -56,7 +56,7 @@ def begin(config: Mapping[str, Any], changed: Mapping[str, Any], parts: build.Pa
           stop: Callable[[], bool]) -> tuple[Loop, dict[str, Any]]:
     """(the loop of a run, what its summary says besides)."""
     copied = parts.corpus.report.get(COPIES, {}).get("sha256")
-    processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied))
+    processes.agree(lambda: record.same_data(folder, parts.corpus.digest, copied, parts.tokenizer))
     marks = record.marks(config, parts.corpus.digest)
     about = processes.agree(lambda: {**describe(changed, parts, folder), **computing(changed, parts), **marks})
     told: dict[str, Any] = {}
@@ -107,7 +107,7 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
         evaluate.write_json(parts.corpus.fields, folder / build.FIELDS)
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
-        if (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":
+        if parts.tokenizer and (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":
             shutil.copyfile(Path(parts.tokenizer) / name, folder / "tokenizer" / name)
     trained, _ = parts.peft.split(parts.parameters)
     decayed = parts.optimizer.decayed(list(trained))

@@ -13,11 +13,13 @@ from ecrec_jax.data import vocabulary
 from ecrec_jax.types import Facts
 from experiments import record
 
+KEYS = {"size": int, "lowercase": bool, "out": str}
+
 
 def main(config: dict[str, Any]) -> None:
     """Clean and split the texts as training does, learn from the training split, write a tokenizer's folder."""
-    hints = {"size": int, "lowercase": bool, "out": str}
-    size, lowercase, out = (section.checked(config[key], hint, key) for key, hint in hints.items())
+    config = section.typed(config, KEYS)
+    size, lowercase, out = (config[key] for key in KEYS)
     unread = {"target": "none", "label_column": None}   # of data that has labels
     node = config["data"] | {key: value for key, value in unread.items() if key in config["data"]}
     data = section.make(node, "data", Facts())

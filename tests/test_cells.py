@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,6 +115,32 @@ def test_code_is_the_package_and_the_commands(tmp_path, monkeypatch):
     assert found == {"ecrec_jax": True, "experiments": True, "tests": False}
 
 
+def test_the_best_of_those_tested_on_the_same(tmp_path):
+    """Rows of other splits of one file are no rivals."""
+    about = lambda name, **data: made(tmp_path, name, 0, {"accuracy": 0.9 if name == "a" else 0.8},  # noqa: E731
+                                      data=world.composed("experiment=sentiment")["data"] | data)
+    for other, places in (({}, [1, 2]), ({"batch_size": 7}, [1, 2]), ({"split_seed": 5}, [0, 0]), ({"test_fraction": 0.3}, [0, 0])):
+        cells = [about("a"), about("b", **other)]
+        found = lines.lines_of({"columns": COLUMNS}, [{"name": "a"}, {"name": "b"}], {(c.row, c.seed): c for c in cells})
+        assert [line.numbers["test/accuracy"].place for line in found] == places, other
+        for cell in cells:
+            shutil.rmtree(cell.folder)
+
+
+def test_a_row_is_checked_before_anything_runs():
+    """Not when its runs are done."""
+    row = {"name": "a", "seeds": 2}
+    assert rows.rows_of({"columns": {}, "rows": [row], "seeds": [0]})[0]["seeds"] == [0, 1]
+    column = {"test/accuracy": {"title": "accuracy", "digits": 3}}
+    for wrong, said in (({"seeds": "3"}, "seeds is '3'"), ({"grid": ["a"]}, "grid must be"), ({"grid": {"a": "b"}}, "grid must be"),
+                        ({"published": {"test/accuracy": {"value": "0.9", "source": "B"}}}, "value is '0.9', must be a number"),
+                        ({"published": {"test/accuracy": {"value": 1, "std": True, "source": "B"}}}, "std is True, must be")):
+        with pytest.raises(InputError, match=said):
+            rows.rows_of({"columns": column, "rows": [{"name": "a"} | wrong], "seeds": [0]})
+    with pytest.raises(InputError, match="digits: NUMBER"):
+        rows.rows_of({"columns": {"x": {"title": "x", "digits": "3"}}, "rows": [], "seeds": [0]})
+
+
 def test_seeds():
     """The table's, so many, or a list; anything else is refused."""
     held = {"seeds": [0, 1, 2]}
@@ -212,6 +239,14 @@ def test_a_checkpoint_is_its_files(tmp_path, monkeypatch):
     assert digest() == first
     (tmp_path / "run/checkpoints/4/weights").write_text("2")
     assert digest() != first
+    (tmp_path / "words").mkdir()
+    found = []
+    for text in ("a", "b"):
+        (tmp_path / "words" / "vocab.txt").write_text(text)
+        inputs.sha256.cache_clear(), inputs.folder_digest.cache_clear()
+        config = world.composed("experiment=sentiment", f"data.tokenizer={tmp_path / 'words'}")
+        found.append(inputs.digests(config)["data.tokenizer"])
+    assert found[0] != found[1]
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **given: (asked.append(given), 1 / 0))
     with pytest.raises(InputError, match="some/model is not here yet"):

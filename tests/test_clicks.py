@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from ecrec_jax import build, section
+from ecrec_jax import build, section, source
 from ecrec_jax.data import history, pack, vectors
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.types import Example, Facts, InputError, Noise
@@ -237,6 +238,8 @@ def test_fields_of_a_log(folder):
     value = [e.value[-1] for e in matched.examples["train"]]   # a took item 1 first: cosines √½ and 0 with 2 and 3; b took nothing
     assert np.allclose(value, [0, 1, 0, 0, -1], atol=1e-5) and matched.facts["types"] == 6
     assert matched.report["fields"][-1] == "text_match"
+    vectors.write(folder / "v.parquet", ["1", "2", "3", "9"], np.array([[1, 0], [1, 1], [0, 2], [1, -1]], "f4"))
+    assert loaded(folder, history=False, vectors=f"{folder}/v.parquet").digest != matched.digest   # numbers are made of these
     drawn = loaded(folder, split="random", split_seed=1, history=False)
     for more in ({}, {"history": False, "vectors": f"{folder}/v.parquet"}):   # earlier rows' clicks may be held out
         with pytest.raises(InputError, match="data.split=random holds out clicks"):
@@ -252,6 +255,9 @@ def test_fields_of_a_log(folder):
     ({"fields": {"colour": "category"}, "item_fields": []}, "no file has a column 'colour'; there are user, item"),
     ({"item_fields": ["shape"]}, "data.item_fields: 'shape' is none of data.fields"),
     ({"tables": {"items": {"path": "x.csv"}}}, "data.tables.items: .* must have path and key"),
+    ({"tables": {"items": {"path": 3, "key": "item"}}}, "data.tables.items: .* must have path and key"),
+    ({"tables": {"items": {"path": "x.csv", "key": "item", "pattern": "("}}}, "data.tables.items.pattern: '.' is not a regular"),
+    ({"pattern": "("}, "data.pattern: '.' is not a regular expression"), ({"encoding": "latin9x"}, "'latin9x' is no encoding"),
     ({"tables": {"items": {"path": "no.csv", "key": "item"}}}, "data.tables.items.path: no file"),
     ({"fields": {"item": "count", "user": "number"}, "item_fields": []}, "line 2: user is 'a', which is no number"),
     ({"label_column": "user"}, "line 2: label 'a' is not a number"),
@@ -359,6 +365,12 @@ def test_how_long_ago(folder):
     assert loaded(folder, recency=True).report["fields"][-2:] == ["user_since", "item_since"]
 
 
+def made_folder(path):
+    """A folder, which is there."""
+    path.mkdir(exist_ok=True)
+    return path
+
+
 def test_a_run_from_end_to_end(folder, capsys):
     rows, common = log_of(folder)
     assert call("train", *common, "steps=3", "model=dcnv2", f"run_dir={folder}/run") == 0
@@ -376,6 +388,12 @@ def test_a_run_from_end_to_end(folder, capsys):
     new = [f"u{k % 9},{k % 4},{k}" for k in range(20)]
     (folder / "new.csv").write_text("user,item,price\n" + "\n".join(new) + "\n")
     assert call("predict", f"run_dir={folder}/run", f"input={folder}/new.csv", f"output={folder}/out.csv") == 0
+    assert predicted(folder) == pytest.approx(expected(folder, rows, new), abs=1e-5)
+    for name in ("config.yaml", "environment.json", "checkpoints", *source.FOLDERS, *source.FILES):   # what W&B's artifact keeps
+        path = folder / "run" / name
+        if path.exists():
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, made_folder(folder / "copy") / name)
+    assert call("predict", f"run_dir={folder}/copy", f"input={folder}/new.csv", f"output={folder}/out.csv") == 0
     assert predicted(folder) == pytest.approx(expected(folder, rows, new), abs=1e-5)
     assert call("train", *common, "steps=3", "model=fm", "data.target=number", "task=regression", "head=regress",
                 "head.pooling=cls", "best.metric=rmse", f"run_dir={folder}/number") == 0

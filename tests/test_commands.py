@@ -210,6 +210,27 @@ def test_baselines_of_words_and_of_characters(tmp_path):
     assert call("baseline", *words, f"run_dir={tmp_path / 'tfidf'}") == 0
 
 
+def test_a_run_of_more_devices_is_used_on_fewer(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(config | {"strategy": config["strategy"] | {"devices": 1024}}))
+    assert call("export", f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'out'}") == 0
+
+
+@pytest.mark.parametrize("command,words,said", [
+    ("export", ["out=20240901"], "out is 20240901, expected text"), ("predict", ["batch_size=0"], "batch_size is 0, must be"),
+    ("predict", ["keep=user"], "keep is 'user', expected"), ("table", ["table=quickstart", "out=3"], "out is 3, expected text"),
+    ("search", ["sweep=sweeps/heads.yaml", "seed=abc"], "seed is 'abc', expected a whole number"),
+    ("report", ["out=3"], "out is 3, expected text")])
+def test_keys_of_commands_have_types(trained, tmp_path, command, words, said, capsys):
+    given = {"export": {"run_dir": trained, "out": "x"}, "predict": {"run_dir": trained, "input": "x.csv", "output": "y.csv"},
+             "report": {"run_dir": trained}}.get(command, {})
+    mine = {word.partition("=")[0] for word in words}
+    assert call(command, *(f"{key}={x}" for key, x in given.items() if key not in mine), *words) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("format", ["hf", "hf_flax"])
 def test_export_is_what_was_trained(trained, tmp_path, format):
     assert call("export", f"run_dir={trained}", f"format={format}", f"out={tmp_path / 'out'}") == 0

@@ -68,6 +68,13 @@ def test_save_refuses(tmp_path):
         pretrained.save(loaded, tmp_path / "other", "onnx")
 
 
+def test_only_a_bert_is_written(tmp_path):
+    """A SASRec has heads too."""
+    with pytest.raises(InputError, match="the model is no BERT, so no transformers class has a place for it"):
+        pretrained.write({"model.items.embedding": np.zeros((3, 4), "f4")}, Facts(heads=2), tmp_path, tmp_path / "out", "hf")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_causal_run_is_exported_as_the_decoder_that_torch_takes_it_for(tmp_path):
     """Logits at the fourth and the last token of padded texts, and in the files nothing but `is_decoder` and the class."""
     given, golden, run = source.read(str(MASKED)), np.load(GOLDEN / "bert" / "causal.npz"), tmp_path / "run"

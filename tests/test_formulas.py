@@ -145,6 +145,9 @@ def test_class_weights_weigh_the_mean():
     assert prepared["weight"][0] == np.float32(10 / 6) and prepared["slot"][0] == 0
     with pytest.raises(InputError, match=r"task\.class_weights has 2 numbers"):
         Classification(False, 0.0, 0.0, [1.0, 2.0], ("a", "b", "c"), (5, 3, 2))
+    for weight in (0.0, -1.0):   # rows without weight would be left out of the metrics too
+        with pytest.raises(InputError, match=f"task.class_weights: {weight:g} is too small, each must be above 0"):
+            Classification(False, 0.0, 0.0, [1.0, weight, 1.0], ("a", "b", "c"), (5, 3, 2))
 
 
 def test_normalised_weights_sum_to_one_and_zero_stays():

@@ -158,6 +158,34 @@ def test_nothing_to_validate_on_or_to_read(tmp_path, words, capsys):
     assert "long enough" in capsys.readouterr().err
 
 
+def test_a_split_of_texts_too_short_to_read(tmp_path, words, capsys):
+    """Not only of training: a loss of nothing is no number."""
+    rows = [{"text": f"soft blue dress and a hat {k}", "part": "train"} for k in range(40)] + [{"text": "hat", "part": "valid"}] * 5
+    pd.DataFrame(rows).to_csv(tmp_path / "short.csv", index=False)
+    short = ["experiment=pretrain", "data=file", f"data.path={tmp_path / 'short.csv'}", "data.text_column=text",
+             "data.target=none", "data.split_column=part"]
+    assert call("train", *[w for w in words if not w.startswith(("experiment", "data."))], *short) == 2
+    assert "for validation, which picks the checkpoint to report is long enough" in capsys.readouterr().err
+
+
+def test_another_tokenizer_under_the_same_name(tmp_path, words, monkeypatch, capsys):
+    """A run that was stopped doesn't go on with other ids."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dress", "shirt", "skirt", "sock", "hat", "soft", "poor"]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    (tmp_path / "words" / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": len(pieces)}))
+    more = [f"data.tokenizer={tmp_path / 'words'}", "steps=4", "save_every=1"]
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("ecrec_jax.loop.Loop.finish", lambda *given: (_ for _ in ()).throw(evaluate.Interrupted))
+        assert call("train", *words, *more) == 1
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join([*pieces[:5], *pieces[:4:-1]]) + "\n")
+    assert call("train", *words, *more) == 2
+    assert "was begun with another tokenizer than" in capsys.readouterr().err
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    assert call("train", *words, *more) == 0
+
+
 def test_a_save_that_fails_once_is_tried_again(tmp_path, monkeypatch):
     """And one that fails twice says so, in one sentence; what was saved before is read."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -239,8 +239,13 @@ def test_broken_rows_and_folders_that_are_there(tmp_path, capsys):
     assert call("prepare", f"path={path}", f"out={tmp_path / 'out'}") == 2
     assert "log.csv" in capsys.readouterr().err and not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
     assert call("prepare", f"path={path}", f"out={tmp_path / 'out'}") == 2
-    assert "is there already" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+    assert "is there already" in capsys.readouterr().err and [x.name for x in (tmp_path / "out").iterdir()] == ["mine"]
+    written(tmp_path / "log.csv", "user,item,time\na,b,1\n")
+    (tmp_path / "like").mkdir()   # others may read it where they may read what lies beside it
+    assert call("prepare", f"path={path}", f"out={tmp_path / 'new'}") == 0
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "like").stat().st_mode
 
 
 @pytest.mark.parametrize("name,left", [("online_retail", (366555, 4101, 3151)), ("movielens_100k", (99287, 943, 1349))])

@@ -1,5 +1,6 @@
 """Items known by their texts: vectors of these, and a recommender that says something of items it has never seen."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ecrec_jax import pretrained
 from ecrec_jax.data import vectors
 from ecrec_jax.types import InputError
 from experiments.encode import encoded
@@ -83,7 +85,7 @@ def test_refused(shop, tmp_path, capsys):
             vectors.load(path, ["a"])
 
 
-def test_texts_are_encoded_as_each_alone(tmp_path, capsys):
+def test_texts_are_encoded_as_each_alone(tmp_path, capsys, monkeypatch):
     """Rows are shared, vectors aren't; the file names what it can't read."""
     texts = ["a red dress", "shoes", "a very warm coat for the winter", "the"]
     whole, cut = encoded(texts, ENCODER, 32, 4, "mean", "float32")
@@ -92,6 +94,11 @@ def test_texts_are_encoded_as_each_alone(tmp_path, capsys):
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
     half, _ = encoded(texts, ENCODER, 32, 4, "mean", "bfloat16")
     assert half.dtype == np.float32 and 0 < 1 - (half * whole).sum(-1).min() < 1e-3
+    for kind, said in (({"pooler": False}, "pooling is cls, but .* has no pooler"), ({"causal": True}, "first token of a causal")):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=said):
+            patch.setattr(pretrained, "load", lambda name, kind=kind, load=pretrained.load: dataclasses.replace(
+                found := load(name), facts=dataclasses.replace(found.facts, **kind)))
+            encoded(texts, ENCODER, 32, 4, "cls", "float32")
     assert cut == 0 and encoded(texts, ENCODER, 4, 4, "first", "float32")[1] > 0 and np.abs(whole[0] - whole[1]).max() > 1e-3
     pd.DataFrame({"item": ["a", "b"], "text": ["dress", "shoes"], "brand": ["", "x"]}).to_csv(tmp_path / "items.csv", index=False)
     words = [f"checkpoint={ENCODER}", f"input={tmp_path / 'items.csv'}", "columns=[brand,text]", "batch_size=2"]

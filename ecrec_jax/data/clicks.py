@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ecrec_jax.data import file, history, read
+from ecrec_jax.data import catalogue, file, history, read
 from ecrec_jax.data.behaviour import clock
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.fields import KINDS, Column, Field, lay, learn, learn_numbers
@@ -78,6 +78,7 @@ class Clicks:
 
     def __post_init__(self):
         check(self)
+        file.check(self.path, self.sha256, None, self.pattern, self.encoding)
         if not self.fields:
             raise InputError("data.fields is not set: name the columns to learn from, data.fields={user: category, price: number}")
         for name, kind in self.fields.items():
@@ -89,8 +90,9 @@ class Clicks:
             raise InputError("data.split=random holds out clicks that data.history and data.vectors tell later rows of: set "
                              "data.history=false data.vectors=null, or data.split=time")
         for name, given in (self.tables or {}).items():
-            if not isinstance(given, dict) or not {"path", "key"} <= set(given) <= TABLE:
-                raise InputError(f"data.tables.{name}: {given} must have path and key, and may have pattern and sha256")
+            if not isinstance(given, dict) or not {"path", "key"} <= set(given) <= TABLE or {*map(type, given.values())} != {str}:
+                raise InputError(f"data.tables.{name}: {given} must have path and key, and may have pattern and sha256, all texts")
+            file.check(given["path"], None, None, given.get("pattern"), self.encoding, f"data.tables.{name}")
 
     def log(self) -> Log:
         """The file's rows.
@@ -181,7 +183,7 @@ class Clicks:
         for name in self.fields:
             if name not in columns:
                 raise InputError(f"data.fields: no file has a column {name!r}; there are {', '.join(columns)}")
-        return columns, digest
+        return columns, catalogue.digest(digest, *filter(None, [self.past().vectors]))
 
     def splits(self, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
         """0: train, 1: valid, 2: test."""

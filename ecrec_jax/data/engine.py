@@ -84,6 +84,7 @@ class Spark:
             raise InputError(f"memory is {memory!r}, must be a size like 4GB")
         self.errors, self.folder, self.made = (PySparkException, Py4JJavaError), folder / "spill", 0
         said = {"spark.driver.memory": size[1] + size[2], "spark.local.dir": str(self.folder), "spark.ui.enabled": "false",
+                "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1",   # nobody else's business
                 "spark.sql.shuffle.partitions": "16", "spark.ui.showConsoleProgress": "false",
                 "spark.sql.warehouse.dir": str(self.folder / "warehouse")}
         try:

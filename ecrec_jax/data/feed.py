@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -134,3 +134,17 @@ def several(items: Iterator[T], work: Callable[[T], Any], threads: int) -> Itera
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+def check(feeds: Mapping[str, Feed], path: Any, texts: bool) -> None:
+    """Whether there is something to train on, to validate, and to test if there are rows for it.
+
+    Raises:
+        InputError: there isn't.
+    """
+    remedy = "raise data.valid_fraction, or name rows valid in data.split_column" if texts else "choose another data.split"
+    for name, use in (("train", "training"), ("valid", "validation, which picks the checkpoint to report"), ("test", "testing")):
+        if name not in feeds and name != "test":
+            raise InputError(f"data.path: {path} leaves no row for {use}: {remedy}")
+        if name in feeds and not feeds[name].slots.any():
+            raise InputError(f"data.path: no text of {path} for {use} is long enough for the task to read a token of it")

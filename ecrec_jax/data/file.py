@@ -13,8 +13,9 @@ from ecrec_jax.types import InputError
 Files = str | dict[str, str]   # one, or {split: one}
 
 
-def check(path: Files | None, sha256: Files | None, split_column: str | None, pattern: str | None, encoding: str) -> None:
-    """Whether the keys about files make sense.
+def check(path: Files | None, sha256: Files | None, split_column: str | None, pattern: str | None, encoding: str,
+          section: str = "data") -> None:
+    """Whether the keys of a `section` about files make sense.
 
     Raises:
         InputError: the first that doesn't.
@@ -33,13 +34,13 @@ def check(path: Files | None, sha256: Files | None, split_column: str | None, pa
     try:
         io.TextIOWrapper(io.BytesIO(), encoding)
     except LookupError:
-        raise InputError(f"data.encoding: {encoding!r} is no encoding of texts that Python knows") from None
+        raise InputError(f"{section}.encoding: {encoding!r} is no encoding of texts that Python knows") from None
     try:
         named = pattern is None or re.compile(pattern).groupindex
     except re.error as error:
-        raise InputError(f"data.pattern: {pattern!r} is not a regular expression ({error})") from None
+        raise InputError(f"{section}.pattern: {pattern!r} is not a regular expression ({error})") from None
     if not named:
-        raise InputError(f"data.pattern: {pattern!r} has no named group such as (?P<text>.*), so there would be no column")
+        raise InputError(f"{section}.pattern: {pattern!r} has no named group such as (?P<text>.*), so there would be no column")
 
 
 def located(path: Files, root: str, source: str | None, sha256: Files | None = None, key: str = "data.path") -> dict[str, Path]:

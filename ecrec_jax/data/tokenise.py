@@ -1,5 +1,6 @@
 """Token ids of texts, and which tokens are pieces of one word, made once and kept on disk."""
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -166,8 +167,10 @@ def keep(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Put a file into the cache, whole or not at all: a full or read-only disk costs time, not the run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file, contextlib.ExitStack() as undo:
+            undo.callback(Path(file.name).unlink, missing_ok=True)
             write(file)
-        os.replace(file.name, path)
+            file.flush()
+            os.replace(file.name, path)
     except OSError:
         pass

@@ -37,6 +37,8 @@ class Classification:
         if isinstance(self.class_weights, list) and len(self.class_weights) != len(self.labels):
             raise InputError(f"task.class_weights has {len(self.class_weights)} numbers, the data has "
                              f"{len(self.labels)} classes: {', '.join(self.labels)}")
+        if isinstance(self.class_weights, list) and min(self.class_weights) <= 0:
+            raise InputError(f"task.class_weights: {min(self.class_weights):g} is too small, each must be above 0")
         if self.class_weights is not None and self.multi_label:
             raise InputError("task.class_weights weighs exclusive classes; set it to null or task.multi_label to false")
 

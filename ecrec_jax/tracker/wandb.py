@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
+from ecrec_jax import source
 from ecrec_jax.types import InputError
 
 TAG, GROUP = 64, 128   # characters that W&B allows
@@ -67,11 +68,12 @@ class Wandb:
             self.run.log({"step": summary.get("steps", 0)} | images)   # a baseline has none
         if self.checkpoints:
             kept = wandb.Artifact(f"run-{self.run.id}", "run")
-            for name in ("checkpoints", "tokenizer"):
+            for name in ("checkpoints", *source.FOLDERS):
                 if (folder / name).is_dir():
                     kept.add_dir(str(folder / name), name)
-            for name in ("config.yaml", "facts.json", "environment.json"):
-                kept.add_file(str(folder / name), name)
+            for name in ("config.yaml", "environment.json", *source.FILES):
+                if (folder / name).is_file():
+                    kept.add_file(str(folder / name), name)
             self.run.log_artifact(kept)
         self.run.finish()
 

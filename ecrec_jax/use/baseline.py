@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
-from ecrec_jax.types import Example
+from ecrec_jax.types import Example, InputError
 
 Target = Literal["class", "multi", "number"]
 
@@ -42,18 +42,25 @@ class Tfidf:
     min_count: int
     strength: float
 
+    def __post_init__(self):
+        positive(ngrams=self.ngrams, min_count=self.min_count, strength=self.strength)
+
     def scores(self, given: Sequence[str], labels: Any, target: Target, classes: int,
                asked: Sequence[str]) -> Float[np.ndarray, "E C"]:
         """What is predicted for the asked texts after seeing the labelled ones."""
         words = TfidfVectorizer(analyzer=self.analyzer, ngram_range=(1, self.ngrams), min_df=self.min_count, sublinear_tf=True,
                                 dtype=np.float32)
-        known, new = words.fit_transform(given), words.transform(asked)
+        try:
+            known, new = words.fit_transform(given), words.transform(asked)
+        except ValueError as error:
+            raise InputError(f"baseline.min_count: no {self.analyzer} of the {len(given)} texts is in {self.min_count} of them: "
+                             "lower it, or count characters, baseline=tfidf_char") from error
         if target == "number":
             return Ridge(alpha=1 / self.strength).fit(known, labels).predict(new)
-        model: Any = LogisticRegression(C=self.strength, max_iter=1000)
         if target == "multi":
-            model = OneVsRestClassifier(model)
-        return model.fit(known, np.asarray(labels)).predict_proba(new)
+            model = OneVsRestClassifier(LogisticRegression(C=self.strength, max_iter=1000))
+            return model.fit(known, np.asarray(labels)).predict_proba(new)
+        return logistic(known, np.asarray(labels), new, classes, self.strength)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +70,36 @@ class Linear:
     reads = ("fields",)
     strength: float
 
+    def __post_init__(self):
+        positive(strength=self.strength)
+
     def scores(self, given: Sequence[Example], labels: Any, target: Target, classes: int,
                asked: Sequence[Example]) -> Float[np.ndarray, "E C"]:
         """What is predicted for the asked examples after seeing the labelled ones."""
-        width = 1 + max(int(e.tokens.max()) for some in (given, asked) for e in some)
+        width = 1 + max(int(e.tokens.max(initial=0)) for some in (given, asked) for e in some)
         known, new = (sparse(some, width) for some in (given, asked))
         if target == "number":
             return Ridge(alpha=1 / self.strength).fit(known, labels).predict(new)
-        return LogisticRegression(C=self.strength, max_iter=1000).fit(known, np.asarray(labels)).predict_proba(new)
+        return logistic(known, np.asarray(labels), new, classes, self.strength)
+
+
+def positive(**given: float) -> None:
+    """Whether these keys are above 0.
+
+    Raises:
+        InputError: one isn't.
+    """
+    for name, value in given.items():
+        if value <= 0:
+            raise InputError(f"baseline.{name} is {value:g}, must be above 0")
+
+
+def logistic(known: Any, labels: Int[np.ndarray, "N"], new: Any, classes: int, strength: float) -> Float[np.ndarray, "E C"]:
+    """Probabilities of all classes, of which those without an example to learn from have none."""
+    found, seen = np.zeros((new.shape[0], classes)), np.unique(labels)
+    found[:, seen] = 1 if len(seen) == 1 else \
+        LogisticRegression(C=strength, max_iter=1000).fit(known, labels).predict_proba(new)
+    return found
 
 
 def sparse(examples: Sequence[Example], width: int) -> csr_matrix:
