@@ -72,8 +72,7 @@ def tokenizer_folder(config: Mapping[str, Any], source: Source | None) -> str:
         return str(inside_package(named.removeprefix("package:"), "data.tokenizer")) if named.startswith("package:") else named
     if source is None:
         return str(ASSETS / "bert_uncased")
-    inner = source.folder / "tokenizer"
-    return str(inner if inner.is_dir() else source.folder)
+    return str(source.words())
 
 
 def constructors(config: Mapping[str, Any], noun: str) -> dict[str, Any]:

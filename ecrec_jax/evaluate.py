@@ -1,7 +1,6 @@
 """Evaluation of one split: columns on the devices, metrics on the host, predictions as a table."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ecrec_jax.data.feed import Feed, ahead
 from ecrec_jax.step import make_columns, make_reader
 from ecrec_jax.text_encoder import VECTORS
 from ecrec_jax.types import Columns, Facts
+from ecrec_jax.writing import writing
 
 
 class Interrupted(Exception):
@@ -111,11 +111,9 @@ def predictions(columns: Columns, facts: Facts, catalogue: Catalogue | None = No
 
 
 def write_table(table: dict[str, list[Any]], path: Path) -> None:
-    """Parquet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.table(table), part, compression="zstd")
-    os.replace(part, path)
+    """Parquet."""
+    with writing(path) as part:
+        pq.write_table(pa.table(table), part, compression="zstd")
 
 
 def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, facts: Facts,
@@ -133,8 +131,6 @@ def keep(folder: Path, split: str, metrics: dict[str, Any], columns: Columns, fa
 
 
 def write_json(value: Any, path: Path) -> None:
-    """JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    """JSON."""
+    with writing(path) as part:
+        part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")

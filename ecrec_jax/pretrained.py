@@ -1,11 +1,9 @@
 """Checkpoints both ways, for users: a net from one, and one from a net that transformers opens."""
 
-import contextlib
 import dataclasses
 import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from ecrec_jax.section import make
 from ecrec_jax.source import OPTIONAL, fit, read, whole
 from ecrec_jax.types import Batch, Facts, InputError, Noise, Parameters
 from ecrec_jax.weights import Later, after
+from ecrec_jax.writing import fresh
 
 
 class Hidden(nnx.Module):
@@ -79,9 +78,7 @@ def load(checkpoint: str, head: Literal["sequence_classification", "masked_lm", 
     if head and source.head not in (None, heads[head]) and any(k in source.tensors for k in parameters if k.startswith("head.")):
         raise InputError(f"{source.folder}: its head is {source.head}, which head={head!r} is not, though names agree")
     filled, report = fit(parameters, source)
-    inner = source.folder / "tokenizer"   # of a run
-    return Pretrained(graph.net({k: jnp.asarray(x) for k, x in filled.items()}), facts,
-                      inner if inner.is_dir() else source.folder, report)
+    return Pretrained(graph.net({k: jnp.asarray(x) for k, x in filled.items()}), facts, source.words(), report)
 
 
 def save(net: Pretrained, folder: str | Path, format: Literal["hf", "hf_flax"] = "hf") -> list[str]:
@@ -123,28 +120,6 @@ def fill(parameters: Parameters, facts: Facts, part: Path, format: str, files: S
     else:
         (part / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(convert.nest(tensors)))
     return left
-
-
-@contextlib.contextmanager
-def fresh(folder: Path) -> Iterator[Path]:
-    """A folder to be filled, which appears whole under its name or not at all.
-
-    Raises:
-        InputError: the folder is there and not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and not empty; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        if folder.exists():
-            folder.rmdir()
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def architecture_of(parameters: Parameters, causal: bool) -> str:

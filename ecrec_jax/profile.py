@@ -17,6 +17,7 @@ from jax.profiler import ProfileData
 
 from ecrec_jax import processes
 from ecrec_jax.types import Batch, Parameters, State
+from ecrec_jax.writing import writing
 
 WARM, STEPS = 3, 10   # steps before the trace, steps in it
 SCOPES = ("model", "embeddings", "attention", "feed_forward", "head", "loss", "optimizer")   # of block.named and step.py
@@ -80,9 +81,8 @@ class Profile:
                 rows[parts.get(name, (REST, False))][i] += share / 1e6
         whole = [(step.end - step.begin) / 1e6 for step in steps]
         text = table(rows, whole, [1e3 * x for x in self.outside], f"{len(steps)} steps after {WARM} to warm up, {self.about}")
-        path = self.folder / ".profile.md.part"
-        path.write_text(text, encoding="utf-8")
-        path.replace(self.folder / "profile.md")
+        with writing(self.folder / "profile.md") as path:
+            path.write_text(text, encoding="utf-8")
         print(text + f"\ntrace: {self.folder / 'profile'} (Perfetto opens its trace.json.gz)", flush=True)
 
 

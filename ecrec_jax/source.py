@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.section import FACTS, make
 from ecrec_jax.types import Facts, InputError, Parameters
+from ecrec_jax.writing import writing
 
 OPTIONAL = "model.pooler."   # what a BERT checkpoint may lack or have in excess
 FOLDERS = ("tokenizer", "text_encoder")   # of a run, which rebuild it beside its checkpoints and configuration
@@ -33,6 +33,11 @@ class Source:
     labels: tuple[str, ...] | None
     pooling: str = "cls"   # how its classifier reads a text
     head: str | None = None   # the class of a run's head
+
+    def words(self) -> Path:
+        """The folder of its tokenizer: a run has one inside."""
+        inner = self.folder / "tokenizer"
+        return inner if inner.is_dir() else self.folder
 
 
 def locate(reference: str, key: str = "model.checkpoint", fetch: bool = True) -> Path:
@@ -145,11 +150,10 @@ def agree(source: Source, facts: Facts) -> None:
 
 
 def save_facts(facts: Facts, folder: Path) -> None:
-    """facts.json, whole or not at all."""
-    part = folder / ".facts.json.part"
+    """facts.json."""
     known = {**dataclasses.asdict(facts), "token_counts": None}
-    part.write_text(json.dumps(known, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(part, folder / "facts.json")
+    with writing(folder / "facts.json") as part:
+        part.write_text(json.dumps(known, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def load_facts(folder: Path) -> Facts:

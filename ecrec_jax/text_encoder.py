@@ -19,6 +19,7 @@ from ecrec_jax.section import make
 from ecrec_jax.source import Source, fit, load_facts, read, save_facts
 from ecrec_jax.types import Facts, InputError, Parameters
 from ecrec_jax.weights import Later
+from ecrec_jax.writing import writing
 
 FOLDER = "text_encoder"   # of a run
 PREFIX, VECTORS = "model.text_encoder.", "model.vectors"
@@ -53,13 +54,11 @@ class TextEncoder:
         return {VECTORS: jax.jit(lambda given: graph.net(given).model.encode(items, None))(given)}
 
     def save(self, folder: Path) -> None:
-        """Beside a run, each file whole or not at all."""
+        """Beside a run."""
         place = folder / FOLDER
-        place.mkdir(exist_ok=True)
         save_facts(self.facts, place)
-        part = place / ".texts.part.npy"
-        np.save(part, self.texts, allow_pickle=False)
-        part.replace(place / "texts.npy")
+        with writing(place / "texts.npy") as part, open(part, "wb") as file:
+            np.save(file, self.texts, allow_pickle=False)
 
 
 def of(config: Mapping[str, Any], corpus: Corpus) -> TextEncoder | None:
@@ -77,8 +76,7 @@ def of(config: Mapping[str, Any], corpus: Corpus) -> TextEncoder | None:
     source, (texts, length) = read(reference, "model.text_encoder"), corpus.item_texts
     if source.facts.get("activation") is None or source.facts.get("causal"):
         raise InputError(f"model.text_encoder: {source.folder} holds no BERT that sees both sides")
-    inner = source.folder / "tokenizer"   # of a run
-    folder = str(inner if inner.is_dir() else source.folder)
+    folder = str(source.words())
     facts, special = Facts(**source.facts, pooler=False), tokenise.facts(folder)
     if config["model"]["dropout"] == 0:
         facts = dataclasses.replace(facts, dropout=0.0, attention_dropout=0.0)

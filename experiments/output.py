@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecrec_jax.types import InputError
+from ecrec_jax.writing import writing
 
 WRITERS = {".csv": lambda t, p: t.to_csv(p, index=False), ".jsonl": lambda t, p: t.to_json(p, orient="records", lines=True,
            force_ascii=False), ".parquet": lambda t, p: t.to_parquet(p, index=False)}
@@ -23,8 +24,6 @@ def named(output: str) -> Path:
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    WRITERS[path.suffix](rows, part)
-    part.replace(path)
+    """The file."""
+    with writing(path) as part:
+        WRITERS[path.suffix](rows, part)

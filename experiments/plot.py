@@ -15,6 +15,7 @@ import numpy as np
 
 from ecrec_jax.meter import brief
 from ecrec_jax.source import load_config
+from ecrec_jax.writing import writing
 
 COUNTED = 20   # classes up to which a confusion matrix says its counts
 
@@ -177,9 +178,7 @@ def trials(done: Sequence[tuple[int, float]], courses: Sequence[Sequence[tuple[i
 
 
 def save(figure: plt.Figure, path: Path) -> None:
-    """PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=130, format="png")
+    """PNG."""
+    with writing(path) as part:
+        figure.savefig(part, dpi=130, format="png")
     plt.close(figure)
-    part.replace(path)

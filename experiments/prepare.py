@@ -15,10 +15,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecrec_jax import evaluate, pretrained, section
+from ecrec_jax import evaluate, section
 from ecrec_jax.data import digest, file, near, personal, prepare
 from ecrec_jax.data.engine import Duckdb, Spark, started
 from ecrec_jax.types import Facts, InputError
+from ecrec_jax.writing import fresh
 
 OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter",
        "near_duplicates", "near_duplicate_events", "personal", "countries")   # not a log's
@@ -32,7 +33,7 @@ def main(config: dict[str, Any]) -> None:
         raise InputError("path is not set: give the log, path=my.csv, or log=NAME, one of conf/log/")
     path = file.located(config["path"], config["root"], config["source"], config["sha256"], "path")[""]
     sha256 = digest.same(path, digest.of(path), config["sha256"], "sha256")
-    with pretrained.fresh(out) as part:
+    with fresh(out) as part:
         report = {"file": path.name, "sha256 of the file": sha256, "source": config["source"], "licence": config["licence"]}
         report |= made(config, log, path, part)
         evaluate.write_json(report, part / "report.json")

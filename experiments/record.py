@@ -24,6 +24,7 @@ from ecrec_jax import evaluate, source
 from ecrec_jax.data import tokenise
 from ecrec_jax.data.copies import COPIES
 from ecrec_jax.types import InputError
+from ecrec_jax.writing import writing
 from experiments import saved
 
 FREE = ("run_dir", "replicas", "data.root", "data.source", "data.sha256", "data.attributes_sha256", "strategy", "tracker",
@@ -177,7 +178,6 @@ def same_data(folder: Path, digest: str, copies: str | None = None, tokenizer: s
 
 
 def write_text(text: str, path: Path) -> None:
-    """Text, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    """Text."""
+    with writing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -8,9 +8,10 @@ if __name__ == "__main__":
 from pathlib import Path
 from typing import Any
 
-from ecrec_jax import build, evaluate, pretrained, section
+from ecrec_jax import build, evaluate, section
 from ecrec_jax.data import vocabulary
 from ecrec_jax.types import Facts
+from ecrec_jax.writing import fresh
 from experiments import record
 
 KEYS = {"size": int, "lowercase": bool, "out": str}
@@ -24,7 +25,7 @@ def main(config: dict[str, Any]) -> None:
     node = config["data"] | {key: value for key, value in unread.items() if key in config["data"]}
     data = section.make(node, "data", Facts())
     texts = data.load(str(build.ASSETS / "bert_uncased"), data.max_length).texts["train"]
-    with pretrained.fresh(Path(out)) as folder:
+    with fresh(Path(out)) as folder:
         pieces = vocabulary.learn(texts, size, lowercase)
         record.write_text("\n".join(pieces) + "\n", folder / "vocab.txt")
         names = {f"{token.strip('[]').lower()}_token": token for token in vocabulary.SPECIAL}

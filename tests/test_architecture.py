@@ -17,8 +17,8 @@ ROOT = Path(launch.CONF).parent
 PURE = ("matmul", "norm", "weights", "block", "lookup", "flash_kernels", "flash", "attention", "products", "factored", "negatives",
         "losses", "metrics", "ranking", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
-          ("section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source", "pretrained",
-           "convert", "torch_file", "text_encoder", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
+          ("writing", "section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source",
+           "pretrained", "convert", "torch_file", "text_encoder", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "lookup", "types", "weights"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "lookup", "losses", "metrics", "negatives", "ranking", "types"}}

@@ -9,6 +9,7 @@ from jaxtyping import Bool, UInt64
 
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.types import InputError
+from ecrec_jax.writing import writing
 
 FILE = "trained_on.npy"   # in a run, and in what is exported from it
 ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, as an odd number
@@ -34,11 +35,9 @@ def had(corpus: Corpus, splits: Sequence[str]) -> UInt64[np.ndarray, "N"]:
 
 
 def save(trained_on: UInt64[np.ndarray, "K"], folder: Path) -> None:
-    """Keep marks in a run, whole or not at all."""
-    part = folder / f".{FILE}.part"
-    with open(part, "wb") as file:
+    """Keep marks in a run."""
+    with writing(folder / FILE) as part, open(part, "wb") as file:
         np.save(file, trained_on)
-    part.replace(folder / FILE)
 
 
 def known(folder: Path) -> UInt64[np.ndarray, "K"]:

@@ -1,7 +1,6 @@
 """What a log says of the past of every row, and after its end, of rows to come."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ecrec_jax.data import history, vectors
+from ecrec_jax.data import digest, history, vectors
 from ecrec_jax.data.clean import codes
 from ecrec_jax.types import InputError
 
@@ -48,7 +47,7 @@ class Past:
         if self.recency:
             found["last"] = history.last(sides, time)
         if self.vectors is not None:
-            found |= {"taken": history.taken(sides["user"], clicked, sides["item"]), "vectors": digest(self.vectors)}
+            found |= {"taken": history.taken(sides["user"], clicked, sides["item"]), "vectors": digest.of(self.vectors)}
         return found
 
     def after(self, known: Mapping[str, Any], sides: Sides, time: Float[np.ndarray, "R"] | None, where: Callable[[int], str]
@@ -68,15 +67,10 @@ class Past:
             if "taken" not in known:
                 raise InputError("data.vectors: the run doesn't keep what its users took, which new rows are matched with: "
                                  "train it again")
-            if digest(self.vectors) != known["vectors"]:
+            if digest.of(self.vectors) != known["vectors"]:
                 raise InputError(f"data.vectors: {self.vectors} is another file than the one that the run was trained with")
             taken = known["taken"]
             names = sorted({x for some in taken.values() for x in some} | set(map(history.text, sides["item"])))
             vector = dict(zip(names, vectors.load(self.vectors, names)[1:], strict=False))
             found["text_match"] = history.match_all(taken, sides["user"], sides["item"], vector)
         return found
-
-
-def digest(path: Path) -> str:
-    """A file's sha256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ecrec_jax.data.read import text_of
 from ecrec_jax.types import InputError
+from ecrec_jax.writing import writing
 
 
 def load(path: Path, items: Sequence[str]) -> Float[np.ndarray, "V F"]:
@@ -38,21 +39,19 @@ def load(path: Path, items: Sequence[str]) -> Float[np.ndarray, "V F"]:
 
 
 def write(path: Path, items: Sequence[str], vectors: Float[np.ndarray, "I F"]) -> None:
-    """The file; half of one is never left."""
+    """The file."""
     column = pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(vectors, "f4").reshape(-1)), vectors.shape[1])
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.table({"item": pa.array(items, pa.string()), "vector": column}), part)
-    part.replace(path)
+    with writing(path) as part:
+        pq.write_table(pa.table({"item": pa.array(items, pa.string()), "vector": column}), part)
 
 
 def keep(vectors: Float[np.ndarray, "V F"], path: Path) -> None:
-    """Beside a run, whole or not at all.
+    """Beside a run.
 
     Raises:
         InputError: it began with others.
     """
     if path.is_file() and not np.array_equal(np.load(path, allow_pickle=False), vectors):
         raise InputError(f"data.vectors: {path.parent} began with other vectors; name another run_dir")
-    part = path.with_name(f".{path.name}.part.npy")
-    np.save(part, vectors, allow_pickle=False)
-    part.replace(path)
+    with writing(path) as part, open(part, "wb") as file:
+        np.save(file, vectors, allow_pickle=False)
