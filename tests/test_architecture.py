@@ -18,7 +18,8 @@ PURE = ("matmul", "norm", "weights", "block", "lookup", "flash_kernels", "flash"
         "losses", "metrics", "ranking", "model", "head", "task", "peft", "gradient", "optimizer")
 LAYERS = [("types",), PURE, ("net", "step"),
           ("writing", "section", "data", "augment", "processes", "mesh", "strategy", "tracker", "checkpoint", "source",
-           "pretrained", "convert", "torch_file", "text_encoder", "build", "evaluate", "meter", "nan", "profile", "loop", "replicas"), ("use",),
+           "pretrained", "convert", "torch_file", "text_encoder", "build", "evaluate", "meter", "nan", "profile", "loop",
+           "replicas"), ("use",),
           ("experiments",)]
 INSIDE = {"model": {"attention", "block", "lookup", "types", "weights"}, "head": {"block", "factored", "types"},
           "task": {"block", "factored", "lookup", "losses", "metrics", "negatives", "ranking", "types"}}

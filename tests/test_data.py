@@ -18,12 +18,41 @@ from ecrec_jax.build import ASSETS
 from ecrec_jax.data import clean, read, tokenise
 from ecrec_jax.section import make
 from ecrec_jax.types import Facts, InputError
+from ecrec_jax.writing import fresh, writing
 from tests import world
 from tests.conftest import GOLDEN
 
 TOKENIZER = str(GOLDEN / "bert" / "masked_lm")
 FILE = Path(__file__).parent.parent / "conf" / "data" / "file.yaml"
 ROWS = [{"text": "soft, warm", "label": "good"}, {"text": 'a "quote"', "label": "bad"}, {"text": "连衣裙 é", "label": "good"}]
+
+
+def test_a_cache_on_a_full_disk_leaves_nothing(tmp_path):
+    """It costs time, not the run, and not more of the disk each time."""
+    def write(file):
+        file.write(b"1" * 10_000)
+        raise OSError("No space left on device")
+
+    tokenise.keep(tmp_path / "tokens" / "a.npz", write)
+    assert list((tmp_path / "tokens").iterdir()) == []
+    tokenise.keep(tmp_path / "tokens" / "a.npz", lambda file: file.write(b"whole"))
+    assert [(x.name, x.read_bytes()) for x in (tmp_path / "tokens").iterdir()] == [("a.npz", b"whole")]
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    """What was there stays until the new one is whole; a folder is nobody's in between."""
+    with writing(tmp_path / "new" / "a.txt") as part:
+        part.write_text("1")
+        assert not (tmp_path / "new" / "a.txt").exists()
+    for name in ("a.txt", "b.txt"):
+        with pytest.raises(KeyError), writing(tmp_path / "new" / name) as part:
+            part.write_text("2")
+            raise KeyError
+    assert [(x.name, x.read_text()) for x in (tmp_path / "new").iterdir()] == [("a.txt", "1")]
+    with pytest.raises(KeyError), fresh(tmp_path / "folder") as part:
+        (part / "a").touch()
+        raise KeyError
+    assert [x.name for x in tmp_path.iterdir()] == ["new"]
 
 
 def text(path, **changes):

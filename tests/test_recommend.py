@@ -23,7 +23,7 @@ from ecrec_jax.task import next_item
 from ecrec_jax.types import Facts, InputError, Noise
 from ecrec_jax.use import neighbours
 from ecrec_jax.use.diversify import mmr, similarity
-from experiments import saved, wiring
+from experiments import recommend, saved, wiring
 from experiments.output import WRITERS
 from experiments.protocol import protocol
 from tests import world
@@ -590,6 +590,15 @@ def test_recommend(log, circle, tmp_path, capsys):
     kept = recommended(circle, tmp_path, *rules)
     assert set(kept[kept.user == "ben"].item) == left and set(kept[kept.user == "anna"].item) == left - {"i6", "i8"}
     assert set(recommended(circle, tmp_path, *rules[:-1], "only=[even]").item) == left
+
+
+def test_names_in_a_file(tmp_path):
+    """A mark of byte order is no part of the first; other encodings are named, not taken for a crash."""
+    (tmp_path / "names.txt").write_bytes("\ufeffi1\r\n\n i2 \n".encode())
+    assert recommend.listed(tmp_path / "names.txt") == ["i1", "i2"]
+    (tmp_path / "names.txt").write_bytes("café\n".encode("latin-1"))
+    with pytest.raises(InputError, match="names.txt, line 1: not UTF-8"):
+        recommend.listed(tmp_path / "names.txt")
 
 
 def test_recommend_large_numbers(log, tmp_path):
