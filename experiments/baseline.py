@@ -14,7 +14,7 @@ from ecrec_jax import build, evaluate, ranking, section, source
 from ecrec_jax.data import copies, tokenise
 from ecrec_jax.types import Facts, InputError
 from ecrec_jax.use import neighbours
-from experiments import record
+from experiments import record, wiring
 from experiments.plot import reports
 from experiments.protocol import protocol, told
 from experiments.train import show, trackers
@@ -33,6 +33,7 @@ def main(config: dict[str, Any]) -> None:
         raise InputError(f"baseline: of {kind}, choose {CHOICE[kind]}")
     if kind != "items" and config["data"].get("target", "none") == "none":
         raise InputError("data.target is none: a baseline needs labels")
+    wiring.labelled(config)
     lock, summary = record.open_run(config, folder)
     with lock:
         if summary is None:

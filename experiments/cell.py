@@ -46,7 +46,7 @@ class Cell:
 
     def chance(self) -> bool:
         """Whether another seed would give another number."""
-        return "baseline" not in self.config or "seed" in self.config["baseline"]
+        return "baseline" not in self.config or "seed" in self.config["baseline"] or bool(self.config["data"].get("augment"))
 
     def made_by(self) -> str:
         """The mark of the code that made it."""
@@ -66,8 +66,9 @@ class Cell:
         return found if self.source is None else found | {"model.checkpoint": str(self.source.start())}
 
     def start(self) -> Path:
-        """What rows that go on from this one begin with: what was exported, or a run on items itself, which has no other form."""
-        return self.folder / "export" if "tokenizer" in self.config["data"] else self.folder
+        """What rows that go on from this one begin with: what was exported, or a run of what only we have a form for."""
+        bert = "tokenizer" in self.config["data"] and self.config["model"]["_target_"].endswith(".Bert")
+        return self.folder / "export" if bert else self.folder
 
 
 def run(cells: Sequence[Cell]) -> None:
@@ -87,9 +88,12 @@ def exported(cell: Cell) -> bool:
     """Whether a cell can start: the checkpoint that it starts from, if any, is made and in its place."""
     if cell.source is not None and cell.source.summary() is None:
         cell.error = f"{cell.source.row} failed"
-    elif cell.source is not None and not cell.source.start().exists():
-        given = {"run_dir": str(cell.source.folder), "format": "hf_flax", "out": str(cell.source.folder / "export")}
-        call(["experiments.export", *(word for key, value in given.items() for word in overrides(key, value))], [cell])
+    elif cell.source is not None:
+        with open(cell.source.folder / ".export.lock", "w") as lock:   # jobs side by side may start from one run
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not cell.source.start().exists():
+                given = {"run_dir": str(cell.source.folder), "format": "hf_flax", "out": str(cell.source.folder / "export")}
+                call(["experiments.export", *(word for key, value in given.items() for word in overrides(key, value))], [cell])
     return cell.error is None
 
 

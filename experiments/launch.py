@@ -64,9 +64,12 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
         try:
             command(plain(config))
         except Exception as error:  # noqa: BLE001 (raised again below: Hydra would print its own lines)
+            if os.getpid() != here:   # a launcher's worker, which hands it to Hydra
+                raise
             failed.append(error)
 
     failed: list[Exception] = []
+    here = os.getpid()
     for word in sys.argv[1:]:   # argparse would print its usage first
         if word.startswith("--") and word.partition("=")[0] not in get_args_parser()._option_string_actions:
             leave(f"{word}: keys have no hyphens before them: {word.lstrip('-')}", 2)

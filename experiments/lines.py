@@ -13,7 +13,7 @@ from ecrec_jax.use.significance import FEW
 from experiments.cell import Cell
 
 TESTED = ("path", "label_column", "target", "limit", "split", "split_at", "split_seed", "split_column", "stratify_column",
-          "test_fraction", "last", "new_items")   # of data: rows that agree in them were tested on the same
+          "test_fraction", "last", "new_items", "label_at", "target_types")   # of data: rows that agree in them have the same test
 
 NOTES = {"†": "made by other code than today's", "‡": "validated or tested on rows that its checkpoint was trained on"}
 
@@ -107,7 +107,8 @@ def count(line: Line) -> str:
 
 def short(trouble: str) -> str:
     """Why there is no number, in the room that a cell has."""
-    for start, said in ((r"model\.\w+: ", "checkpoint not here"), (r"data\.[\w.]+: no file", "data not here")):
+    away = "is not here yet|is no (local )?folder|is not installed|does not exist"
+    for start, said in ((rf"model\.\w+: .*({away})", "checkpoint not here"), (r"data\.[\w.]+: no file", "data not here")):
         if re.match(start, trouble):
             return said
     return escaped(trouble)

@@ -142,6 +142,11 @@ def prepare(runs: Sequence[Member], group: Group, config: Mapping[str, Any]) -> 
         changed = wiring.debugged(run.config)
         parts = build.build(changed, first)
         first = first or parts
+        for name, feed in parts.feeds.items():
+            if feed.shape != first.feeds[name].shape:
+                here, there = tuple(feed.shape[:3]), tuple(first.feeds[name].shape[:3])
+                raise InputError(f"replicas: batches of {run.folder.name} have {here} rows, tokens and slots, those of the first "
+                                 f"{there}: copies of texts, or shares of what is read, differ; run them one after the other")
         numbers = {key: np.float32(changed["task"][key.removeprefix("task.")])
                    for key in (config["replicas"] if isinstance(config["replicas"], dict) else ()) if key.startswith("task.")}
         parts = dataclasses.replace(parts, strategy=Replica(group, i), constants=parts.constants | numbers)

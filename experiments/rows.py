@@ -20,6 +20,8 @@ def rows_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         InputError: a key, name, command, `from`, `against` or published value that can't be used.
     """
+    if not all(isinstance(table.get(key), kind) for key, kind in (("title", str), ("rows", list), ("columns", dict))):
+        raise InputError("table needs title (a text), columns ({metric: {title: NAME, digits: NUMBER}}) and rows (a list)")
     columns(table)
     axes = {axis for row in table["rows"] if isinstance(row, dict) for axis in row.get("grid") or {}}
     if table.get("curve") not in (None, *axes):
@@ -71,6 +73,9 @@ def columns(table: Mapping[str, Any]) -> None:
         if wrong or not {"title", "digits"} <= set(node) or not whole(node["digits"]) or \
                 node.get("better", "max") not in ("max", "min"):
             raise InputError(f"table.columns.{key} must be {{title: NAME, digits: NUMBER, better: max or min}}")
+    titles = [node["title"] for node in table["columns"].values()]
+    if twice := next((title for title in titles if titles.count(title) > 1), None):
+        raise InputError(f"table.columns: two of them have the title {twice!r}")
 
 
 def published(node: Any, key: str, table: Mapping[str, Any], where: str) -> None:
@@ -84,7 +89,7 @@ def published(node: Any, key: str, table: Mapping[str, Any], where: str) -> None
     if not isinstance(node, dict) or set(node) - PUBLISHED or not {"value", "source"} <= set(node):
         raise InputError(f"{where}.{key} needs value and source, knows {', '.join(sorted(PUBLISHED))}")
     for name in ("value", "std", "tolerance"):
-        if node.get(name) is not None and not (whole(node[name]) or isinstance(node[name], float)):
+        if name in node and not (whole(node[name]) or isinstance(node[name], float)):
             raise InputError(f"{where}.{key}.{name} is {node[name]!r}, must be a number")
 
 
@@ -103,10 +108,10 @@ def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
         made: dict[str, Any] = {"command": "train", **row, "overrides": list(row.get("overrides") or [])}
         made.pop("grid", None)
         for _, part in chosen:
-            extra = part if isinstance(part, dict) else {"overrides": [part] if isinstance(part, str) else list(part)}
+            extra = part if isinstance(part, dict) else {"overrides": [part] if isinstance(part, str) else list(part or [])}
             made |= {key: x for key, x in extra.items() if key != "overrides"}
             made["overrides"] += extra.get("overrides", [])
-        labels = {axis: name for axis, (name, _) in zip(axes, chosen, strict=True)}
+        labels = {axis: str(name) for axis, (name, _) in zip(axes, chosen, strict=True)}
         against = made.get("against") or []
         made["against"] = [against] if isinstance(against, str) else list(against)
         for key in ("name", "from"):

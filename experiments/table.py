@@ -81,9 +81,9 @@ def folder_of(config: Mapping[str, Any], row: Path, found: Mapping[str, str]) ->
 
 
 def essence(config: Mapping[str, Any], found: Mapping[str, str]) -> dict[str, Any]:
-    """What makes a run what it is; not where the row lies that it starts from."""
+    """What makes a run what it is; not where the row lies that it starts from, whichever keys name it."""
     keys = record.compared(saved.complete(config))
-    return keys | {"model.checkpoint": None} if "from" in found else keys
+    return {key: None if x == config["model"]["checkpoint"] else x for key, x in keys.items()} if "from" in found else keys
 
 
 def main(config: dict[str, Any]) -> None:

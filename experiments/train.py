@@ -22,6 +22,7 @@ from ecrec_jax.data.tokenise import FILES
 from ecrec_jax.loop import Loop
 from ecrec_jax.meter import brief
 from ecrec_jax.types import Facts
+from ecrec_jax.writing import writing
 from experiments import record, wiring
 from experiments.protocol import protocol, told
 
@@ -108,7 +109,8 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
         if parts.tokenizer and (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":
-            shutil.copyfile(Path(parts.tokenizer) / name, folder / "tokenizer" / name)
+            with writing(folder / "tokenizer" / name) as part:
+                shutil.copyfile(Path(parts.tokenizer) / name, part)
     trained, _ = parts.peft.split(parts.parameters)
     decayed = parts.optimizer.decayed(list(trained))
     rows = [(name, tuple(x.shape), name in trained, decayed.get(name, False)) for name, x in parts.parameters.items()]

@@ -51,7 +51,7 @@ def debugged(config: dict[str, Any]) -> dict[str, Any]:
         small = dict(config["data"], limit=(steps + 1) * config["data"]["batch_size"])
         return config | {"data": small, "steps": steps, "patience": None, "log_every": 1}
     if config["debug"] == "overfit":
-        rates = {name: 0.0 for name in ("dropout", "attention_dropout") if name in config["model"]}
+        rates = {name: 0.0 for name in config["model"] if name.endswith("dropout")}
         still = dict(config["optimizer"], schedule="constant", warmup=0.0, weight_decay=0.0, learning_rate=1e-3)
         small = dict(config["data"], limit=4 * config["data"]["batch_size"])
         return config | {"data": small, "model": config["model"] | rates, "optimizer": still, "steps": config["steps"] or 100}
@@ -96,7 +96,7 @@ def check(config: Mapping[str, Any]) -> None:
     known(config)
     task, head, gradient = (section.target(config[name], name) for name in ("task", "head", "gradient"))
     names = {name: config[name]["_target_"].rpartition(".")[2] for name in ("task", "head", "gradient", "model")}
-    wanted = task.target if isinstance(task.target, str) else ("multi" if config["task"].get("multi_label") else "class")
+    wanted = wanted_by(config)
     if wanted not in head.reads:
         raise InputError(f"task {names['task']} needs a head that gives {wanted}, {names['head']} gives "
                          f"{' or '.join(head.reads)}: choose another head")
@@ -107,9 +107,7 @@ def check(config: Mapping[str, Any]) -> None:
     if wanted in ("masked_item", "s3rec") and config["data"].get("type_column") is not None:
         raise InputError(f"task {names['task']} hides items, and one that is hidden has no type that could be told: set "
                          "data.type_column=null, or choose task=next_item")
-    given = config["data"].get("target", "none")
-    if wanted in ("class", "multi", "number") and given != wanted:
-        raise InputError(f"task {names['task']} needs labels of kind {wanted}, data.target is {given}: set data.target={wanted}")
+    labelled(config)
     if config["model"].get("text_encoder") and getattr(task, "over_all", {}).items() <= config["task"].items():
         raise InputError("model.text_encoder is trained on the items that a batch names, and this task's loss is over all: choose "
                          "task=next_item task.objective=sampled_ce, with task.sampling=batch or negatives")
@@ -122,6 +120,24 @@ def check(config: Mapping[str, Any]) -> None:
                          "choose gradient=plain")
     if couples and gradient.one_example_per_row:
         raise InputError(f"gradient {names['gradient']} treats examples one by one, task {names['task']} compares them")
+
+
+def wanted_by(config: Mapping[str, Any]) -> str:
+    """What the task is trained on."""
+    target = section.target(config["task"], "task").target
+    return target if isinstance(target, str) else "multi" if config["task"].get("multi_label") else "class"
+
+
+def labelled(config: Mapping[str, Any]) -> None:
+    """Whether data has the labels that the task needs, if it needs any.
+
+    Raises:
+        InputError: it hasn't.
+    """
+    wanted, given = wanted_by(config), config["data"].get("target", "none")
+    if wanted in ("class", "multi", "number") and given != wanted:
+        name = config["task"]["_target_"].rpartition(".")[2]
+        raise InputError(f"task {name} needs labels of kind {wanted}, data.target is {given}: set data.target={wanted}")
 
 
 def connect(config: Mapping[str, Any]) -> None:

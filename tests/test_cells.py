@@ -127,18 +127,47 @@ def test_the_best_of_those_tested_on_the_same(tmp_path):
             shutil.rmtree(cell.folder)
 
 
+@pytest.mark.parametrize("trouble,said", [
+    ("model.checkpoint: a/b is not here yet; the hub is asked for it when it is needed", "checkpoint not here"),
+    ("model.checkpoint: runs/x is no folder, and can't be a hub id", "checkpoint not here"),
+    ("model.checkpoint: the classes of X are 3 (a, b, c), of the data 2", "model.checkpoint: the classes of X are"),
+    ("data.path: no file at x", "data not here"), ("no | room", "no \\| room")])
+def test_why_there_is_no_number(trouble, said):
+    assert lines.short(trouble).startswith(said)
+
+
+def test_copies_that_a_seed_draws_are_chance(tmp_path):
+    assert not made(tmp_path, "a", 0, None, baseline={"_target_": "Tfidf"}).chance()
+    data = world.composed("experiment=sentiment")["data"] | {"augment": {"swap": {}}}
+    assert made(tmp_path, "a", 0, None, baseline={"_target_": "Tfidf"}, data=data).chance()
+
+
+def test_what_a_row_starts_from_lies_where_it_can_be_read(tmp_path):
+    """A BERT is exported; what no other library knows is a run."""
+    bert = made(tmp_path, "a", 0, None)
+    other = made(tmp_path, "b", 0, None, model=world.composed("experiment=sentiment", "model=bilstm")["model"])
+    assert bert.start() == bert.folder / "export" and other.start() == other.folder
+
+
 def test_a_row_is_checked_before_anything_runs():
     """Not when its runs are done."""
     row = {"name": "a", "seeds": 2}
-    assert rows.rows_of({"columns": {}, "rows": [row], "seeds": [0]})[0]["seeds"] == [0, 1]
+    assert rows.rows_of({"title": "T", "columns": {}, "rows": [row], "seeds": [0]})[0]["seeds"] == [0, 1]
     column = {"test/accuracy": {"title": "accuracy", "digits": 3}}
     for wrong, said in (({"seeds": "3"}, "seeds is '3'"), ({"grid": ["a"]}, "grid must be"), ({"grid": {"a": "b"}}, "grid must be"),
                         ({"published": {"test/accuracy": {"value": "0.9", "source": "B"}}}, "value is '0.9', must be a number"),
-                        ({"published": {"test/accuracy": {"value": 1, "std": True, "source": "B"}}}, "std is True, must be")):
+                        ({"published": {"test/accuracy": {"value": 1, "std": True, "source": "B"}}}, "std is True, must be"),
+                        ({"published": {"test/accuracy": {"value": None, "source": "B"}}}, "value is None, must be a number")):
         with pytest.raises(InputError, match=said):
-            rows.rows_of({"columns": column, "rows": [{"name": "a"} | wrong], "seeds": [0]})
-    with pytest.raises(InputError, match="digits: NUMBER"):
-        rows.rows_of({"columns": {"x": {"title": "x", "digits": "3"}}, "rows": [], "seeds": [0]})
+            rows.rows_of({"title": "T", "columns": column, "rows": [{"name": "a"} | wrong], "seeds": [0]})
+    for about, said in (({"columns": {"x": {"title": "x", "digits": "3"}}}, "digits: NUMBER"), ({"title": 1}, "table needs title"),
+                        ({"columns": {x: {"title": "same", "digits": 3} for x in "ab"}}, "two of them have the title 'same'"),
+                        ({"columns": ["x"]}, "table needs title"), ({"rows": None}, "table needs title")):
+        with pytest.raises(InputError, match=said):
+            rows.rows_of({"title": "T", "columns": {}, "rows": [], "seeds": [0]} | about)
+    row = {"name": "{layers}", "grid": {"layers": {2: "model.depth=2", "none": None}}}   # yaml's number, and nothing to change
+    found = rows.rows_of({"title": "T", "columns": {}, "rows": [row], "seeds": [0]})
+    assert [(x["name"], x["overrides"]) for x in found] == [("2", ["model.depth=2"]), ("none", [])]
 
 
 def test_seeds():
@@ -153,7 +182,7 @@ def test_seeds():
 
 def test_rows_that_differ_in_one_axis():
     """What a curve is drawn of."""
-    held = {"columns": {}, "curve": "share", "rows": [
+    held = {"title": "T", "columns": {}, "curve": "share", "rows": [
         {"name": "{share} · {method}", "grid": {"share": {"1 %": "a=1", "10 %": "a=2"}, "method": {"x": "b=1", "y": "b=2"}}},
         {"name": "none"}]}
     found = rows.rows_of(held)
@@ -167,7 +196,7 @@ def test_rows_that_differ_in_one_axis():
 
 def test_a_curve(tmp_path):
     """A point a row, in the order of the table; what isn't there leaves a gap."""
-    held = {"columns": COLUMNS, "curve": "share", "rows": [
+    held = {"title": "T", "columns": COLUMNS, "curve": "share", "rows": [
         {"name": "{share} · {method}", "grid": {"share": {"1 %": "a=1", "10 %": "a=2"}, "method": {"x": "b=1", "y": "b=2"}}}]}
     found = rows.rows_of(held)
     cells = {(row["name"], seed): made(tmp_path, row["name"], seed, {"accuracy": 0.5}) for row in found[:3] for seed in (0, 1)}

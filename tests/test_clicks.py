@@ -12,8 +12,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from ecrec_jax import build, section, source
-from ecrec_jax.data import history, pack, vectors
+from ecrec_jax.data import history, pack, split, vectors
 from ecrec_jax.data.feed import Feed
+from ecrec_jax.data.fields import learn_numbers
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from ecrec_jax.use.baseline import Linear
 from ecrec_jax.use.flops import model_flops
@@ -271,6 +272,23 @@ def test_what_a_log_refuses(folder, keys, says):
     (folder / "shown.csv").write_text(SHOWN)
     with pytest.raises(InputError, match=says):
         loaded(folder, **keys)
+
+
+def test_numbers_that_are_all_the_same(folder):
+    """The spread of floats may say 1e-15 of them."""
+    assert split.spread(np.full(100, 9.99)) == 1.0 and np.full(100, 9.99).std() > 0
+    column = learn_numbers("number", np.array([*[9.99] * 100, 19.99]), np.arange(101) < 100)
+    assert column.spread == 1.0 and abs(column.scaled(np.array([19.99])).value[0] - 10) < 1e-9
+
+
+def test_names_of_joined_tables_are_those_of_the_log(folder):
+    """White space around them is nobody's."""
+    plain = loaded(folder)
+    lines = ITEMS.splitlines()
+    (folder / "items.csv").write_text("\n".join([lines[0], *(f" {line.replace(',', ' ,', 1)}" for line in lines[1:])]) + "\n")
+    padded = loaded(folder)
+    for name, some in plain.examples.items():
+        assert all((a.tokens == b.tokens).all() for a, b in zip(some, padded.examples[name], strict=True))
 
 
 def test_an_item_that_stands_twice_is_refused(folder):

@@ -268,6 +268,22 @@ def test_overfit(tmp_path):
     assert losses[0] > 0.3 and losses[-1] < 0.05, losses
 
 
+def test_overfit_drops_nothing():
+    """Whatever a model calls its rates."""
+    for name in ("bert_tiny", "esasrec", "deepfm", "sasrec"):
+        model = world.composed(f"model={name}", "debug=overfit")["model"]
+        found = wiring.debugged(world.composed(f"model={name}", "debug=overfit"))["model"]
+        assert {key for key in model if "dropout" in key} and not any(x for key, x in found.items() if "dropout" in key), name
+
+
+@pytest.mark.parametrize("words,said", [
+    (["data.target=multi"], "task Classification needs labels of kind class, data.target is multi"),
+    (["task.multi_label=true"], "task Classification needs labels of kind multi, data.target is class")])
+def test_a_baseline_needs_the_labels_of_its_task(words, said, tmp_path, capsys):
+    assert call("baseline", "experiment=sentiment", "baseline=majority", *words, f"run_dir={tmp_path}") == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.slow   # the shorter one of the behaviour of users is test_commands_on_a_log
 @pytest.mark.parametrize("strata", [[], ["data.stratify_column=mood"]])
 def test_a_checkpoint_that_saw_the_test_rows_is_told_on(tmp_path, capsys, strata):

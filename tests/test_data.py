@@ -27,6 +27,41 @@ FILE = Path(__file__).parent.parent / "conf" / "data" / "file.yaml"
 ROWS = [{"text": "soft, warm", "label": "good"}, {"text": 'a "quote"', "label": "bad"}, {"text": "连衣裙 é", "label": "good"}]
 
 
+def test_several_labels_are_drawn_like_one(tmp_path):
+    """Most cells are unique, and a fifth of the rows tests all the same; every label that tests is one that trains."""
+    rng, names = np.random.default_rng(0), [f"l{k}" for k in range(20)]
+    cells = ["|".join(rng.permutation(names)[: 1 + rng.binomial(19, 0.12)]) for _ in range(900)] + ["odd|l1", "l1|odd"]
+    write(tmp_path / "a.csv", [{"text": f"text {i}", "label": cell} for i, cell in enumerate(cells)])
+    corpus = load(tmp_path / "a.csv", target="multi", valid_fraction=0.1, test_fraction=0.2)
+    sizes = {name: len(some) for name, some in corpus.examples.items()}
+    assert abs(sizes["test"] - 180) <= 6 and abs(sizes["valid"] - 90) <= 6 and len({*cells}) > 700
+    label = {name: np.array([e.label for e in some]) for name, some in corpus.examples.items()}
+    assert (label["train"].sum(0) > 0).all()
+    common = np.abs(label["test"].mean(0) - label["train"].mean(0))[[corpus.facts["labels"].index(name) for name in names]]
+    assert common.max() < 0.08
+
+
+def test_bytes_and_odd_json(tmp_path):
+    """Texts that a writer of Parquet left as bytes; numbers and nests that Python doesn't read."""
+    pq.write_table(pa.table({"text": pa.array(["grön".encode(), None, b"dress"], pa.binary())}), tmp_path / "a.parquet")
+    assert read.read(tmp_path / "a.parquet").columns["text"] == ["grön", None, "dress"]
+    pq.write_table(pa.table({"text": pa.array([b"\xff\xfe"], pa.binary())}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="b.parquet: not a Parquet file of texts and numbers"):
+        read.read(tmp_path / "b.parquet")
+    for line in ('{"a": ' + "1" * 5000 + "}", "[" * 100_000):
+        (tmp_path / "c.jsonl").write_text('{"a": 1}\n' + line + "\n")
+        with pytest.raises(InputError, match="c.jsonl, line 2: not JSON"):
+            read.read(tmp_path / "c.jsonl")
+
+
+def test_no_column_and_one_label(tmp_path):
+    write(tmp_path / "a.csv", [{"text": f"text {i}", "label": "a"} for i in range(30)])
+    with pytest.raises(InputError, match="data.text_column is empty"):
+        load(tmp_path / "a.csv", text_column=[])
+    with pytest.raises(InputError, match="has only one value in the training split, 'a'"):
+        load(tmp_path / "a.csv", target="multi", valid_fraction=0.1, test_fraction=0.2)
+
+
 def test_a_cache_on_a_full_disk_leaves_nothing(tmp_path):
     """It costs time, not the run, and not more of the disk each time."""
     def write(file):

@@ -134,9 +134,20 @@ def test_ranks_of_several(size, kind):
         assert rank.reshape(12, 5)[user, : len(own)].tolist() == host[0][user, : len(own)].tolist() == wanted
         best = sorted([*others, *own], key=lambda x: (-scores[user, x - 1], x))[:5]
         assert top.reshape(12, 5)[user].tolist() == best
-        assert np.array_equal(host[2][user], scores[user, np.array(best) - 1])   # of equals it takes any
+        assert np.array_equal(host[2][user], scores[user, np.array(best) - 1]) and host[1][user].tolist() == best
     alone = ask(outputs, target.reshape(3, 4, 5)[..., :1], seen.reshape(3, 4, 9))[0][..., 0]
     np.testing.assert_array_equal(alone, ask(outputs, target.reshape(3, 4, 5)[..., 0], seen.reshape(3, 4, 9))[0])
+
+
+def test_of_equals_the_first_ones():
+    """However many there are, a list has the first of them in order."""
+    scores = np.zeros((2, 400), "f4")
+    scores[0, [300, 301, 302]] = 3, 1, 2
+    assert neighbours.best(scores, 6).tolist() == [[300, 302, 301, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
+    rng = np.random.default_rng(0)
+    for values in (2, 5, 1000):
+        some = rng.integers(0, values, (20, 300)).astype("f4")
+        assert (neighbours.best(some, 20) == np.argsort(-some, 1, kind="stable")[:, :20]).all()
 
 
 @pytest.mark.parametrize("kind", ["random", "few items", "ties", "all relevant"])

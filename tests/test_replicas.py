@@ -114,6 +114,14 @@ def test_what_can_not_run_together(given, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_batches_of_other_shapes_are_refused(tmp_path, capsys):
+    """Half of the tokens are more slots than a seventh; nothing has begun when it is said."""
+    words = [word for word in SMALL if not word.startswith(("experiment", "head", "task"))]
+    assert call("train", "experiment=pretrain", *words, "replicas={task.rate:[0.15,0.5]}", f"run_dir={tmp_path}") == 2
+    assert "copies of texts, or shares of what is read, differ; run them one after the other" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
 @pytest.mark.parametrize("more,said", [("strategy=fsdp", "choose strategy=jit"), ("debug=nan", "leave replicas null"),
                                        ("debug=profile", "leave replicas null")])
 def test_what_looks_at_one_run_is_refused(more, said, tmp_path, capsys):

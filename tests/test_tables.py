@@ -146,6 +146,15 @@ def test_processes_side_by_side(tmp_path, capfd):
     assert "[2/2] tfidf, seed 0: data.valid_fraction and data.test_fraction" in capfd.readouterr().out
 
 
+@pytest.mark.slow
+def test_mistakes_of_workers_are_said(tmp_path):
+    """Of runs that a launcher starts in other processes too: a sentence, and no success."""
+    words = ["experiment=sentiment", "data.path=none.csv", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = subprocess.run([sys.executable, "-m", "experiments.train", "-m", *words, f"hydra.sweep.dir={tmp_path}"], cwd=ROOT,
+                          env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "error: data.path: no file at none.csv" in done.stderr, done.stderr
+
+
 def numbers(folder):
     """A table's numbers, without the folders of its runs."""
     return pd.read_csv(folder / "table.csv").drop(columns="runs").to_csv().splitlines()

@@ -55,7 +55,7 @@ class MaskedLM:
 
     @functools.cached_property
     def parts(self) -> tuple[Callable[..., Array], Parameters, Any]:
-        """(compiled sampler, parameters, tokenizer)."""
+        """(compiled sampler, parameters, (tokenizer, the longest text in tokens, digest of the tokenizer's files))."""
         try:
             loaded = pretrained.load(str(self.checkpoint), "masked_lm")
         except InputError as error:
@@ -75,19 +75,19 @@ class MaskedLM:
             total = jnp.cumsum(jax.nn.softmax(logits / self.temperature), -1)
             return (total <= jnp.minimum(draws, 1 - 1e-6)[..., None] * total[..., -1:]).sum(-1)
 
-        return jax.jit(sample), parameters, (tokenizer, loaded.facts.positions)
+        return jax.jit(sample), parameters, (tokenizer, loaded.facts.positions, tokenise.files(str(loaded.folder)).hexdigest())
 
     @functools.cached_property
     def mark(self) -> str:
-        """The settings and the checkpoint's weights."""
-        found = hashlib.sha256()
+        """The settings, the checkpoint's weights and its tokenizer."""
+        found = hashlib.sha256(self.parts[2][2].encode())
         for name, x in sorted(self.parts[1].items()):
             found.update(name.encode() + np.asarray(x).tobytes())
         return f"{self.alpha} {self.temperature} {found.hexdigest()}"
 
     def __call__(self, texts: Sequence[str], rngs: Sequence[np.random.Generator]) -> list[str]:
         """Every text with some words replaced."""
-        sample, parameters, (tokenizer, positions) = self.parts
+        sample, parameters, (tokenizer, positions, _) = self.parts
         encoded = tokenizer(list(texts), truncation=True, max_length=positions)
         hidden = [self.hide(e, text, tokenizer.mask_token_id, rng)
                   for e, text, rng in zip(encoded.encodings, texts, rngs, strict=True)]
@@ -131,7 +131,7 @@ def lay(hidden: Sequence[Hidden], positions: int) -> tuple[dict[str, np.ndarray]
 
 
 def fill(text: str, spans: Sequence[tuple[int, int]], new: Sequence[str]) -> str:
-    """A text with parts of it replaced, capitals as they were; a word that only lost its accents or capitals stays."""
+    """A text with parts of it replaced, capitals as they were; a word that only lost its capitals stays."""
     for (start, end), word in reversed([*zip(spans, new, strict=True)]):
         if text[start:end].lower() != word:
             text = text[:start] + words.cased(word, text[start:end]) + text[end:]

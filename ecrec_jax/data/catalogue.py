@@ -27,7 +27,7 @@ def known(path: Path, items: Sequence[str]) -> tuple[dict[str, Any], dict[str, i
     if "price" in table.columns or "category" not in table.columns:
         facts["prices"], lacking["items without price"] = prices(table, items)
     if "category" in table.columns:
-        kind = dict(zip(read.column(table, "item", "data.items"), read.column(table, "category", "data.items"), strict=True))
+        kind = dict(zip(read.stripped(table, "item", "data.items"), read.column(table, "category", "data.items"), strict=True))
         number = {name: i for i, name in enumerate(sorted({x for x in kind.values() if x}), 1)}
         found = [number.get(kind.get(item), 0) for item in items]
         facts["categories"], lacking["items without category"] = (0, *found, 0), found.count(0)
@@ -40,10 +40,10 @@ def prices(table: read.Table, items: Sequence[str]) -> tuple[tuple[float, ...], 
     Raises:
         InputError: a column `item` or `price` isn't there, a price is no number or below 0, or no item has one.
     """
-    names, cells = (read.column(table, name, "data.items") for name in ("item", "price"))
-    known: dict[str | None, float] = {}
+    names, cells = (read.stripped(table, name, "data.items") for name in ("item", "price"))
+    known: dict[str, float] = {}
     for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
-        if cell in (None, ""):
+        if not cell:
             continue
         try:
             price = float(cell)
@@ -66,7 +66,7 @@ def texts(table: read.Table, item: tuple[str, str], columns: tuple[str, Sequence
     key, names = columns
     if not names:
         raise InputError(f"{key} is empty: name the columns that a text is made of")
-    items, counts = read.column(table, item[1], item[0]), Counter()
+    items, counts = read.stripped(table, item[1], item[0]), Counter()
     parts = [[clean(cell, counts) for cell in read.column(table, name, key)] for name in names]
     known: dict[str, tuple[int, str]] = {}
     for i, (item, row) in enumerate(zip(items, zip(*parts, strict=True), strict=True)):

@@ -12,7 +12,7 @@ from ecrec_jax.data.behaviour import clock
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.fields import KINDS, Column, Field, lay, learn, learn_numbers
 from ecrec_jax.data.past import Past
-from ecrec_jax.data.split import SPLITS, check, draw, number, share
+from ecrec_jax.data.split import SPLITS, check, draw, number, share, spread
 from ecrec_jax.types import Example, InputError
 
 LABELS = "no click", "click"
@@ -136,7 +136,7 @@ class Clicks:
         facts: dict[str, Any] = {"vocabulary": vocabulary, "types": len(names), "item_fields": tuple(
             k for k, name in enumerate(names) if name in self.item_fields or name in history.ITEM)}
         facts |= {"labels": LABELS, "class_counts": tuple(np.bincount(trained, minlength=2).tolist())} if self.target == "class" \
-            else {"center": float(trained.mean()), "scale": float(trained.std()) or 1.0}
+            else {"center": float(trained.mean()), "scale": spread(trained)}
         report = {"rows": count, **{name: len(some) for name, some in members.items()}, "fields": names, "tokens": vocabulary,
                   "clicks": {name: float(clicked[some].mean()) if some else None for name, some in members.items()}}
         known = {"columns": {name: column._asdict() for name, column in kept.items()}} | past.kept(sides, time, clicked)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ecrec_jax.data.split import is_number, natural
+from ecrec_jax.data.split import is_number, natural, spread
 from ecrec_jax.types import Example, InputError
 
 KINDS = ("category", "list", "flags", "number", "count")
@@ -76,7 +76,7 @@ def learn(kind: str, cells: Sequence[str | None], train: Bool[np.ndarray, "R"], 
 def learn_numbers(kind: str, values: Float[np.ndarray, "R"], train: Bool[np.ndarray, "R"]) -> Column:
     """Their mean and spread, of the training rows that have one."""
     seen = values[train & ~np.isnan(values)]
-    return Column(kind, (), float(seen.mean()), float(seen.std()) or 1.0) if len(seen) else Column(kind)
+    return Column(kind, (), float(seen.mean()), spread(seen)) if len(seen) else Column(kind)
 
 
 def parted(cell: str | None, kind: str, separator: str) -> list[str]:

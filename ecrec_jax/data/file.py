@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ecrec_jax.data.read import Table, column, locate, read
+from ecrec_jax.data.read import Table, locate, read, stripped
 from ecrec_jax.data.split import SPLITS
 from ecrec_jax.types import InputError
 
@@ -102,10 +102,10 @@ def join(table: Table, others: Mapping[str, Mapping[str, str]], root: str, encod
         other = read(locate(given["path"], root, f"{what}.path"), given.get("pattern"), encoding, given.get("sha256"))
         digests.append(other.digest)
         place: dict[str | None, int] = {}
-        for i, cell in enumerate(column(other, given["key"], f"{what}.key")):
+        for i, cell in enumerate(stripped(other, given["key"], f"{what}.key")):
             if place.setdefault(cell, i) != i:
                 raise InputError(f"{other.where(i)}: {given['key']} {cell!r} stands at {other.where(place[cell])} already")
-        at = [place.get(cell) for cell in column(table, given["key"], f"{what}.key")]
+        at = [place.get(cell) for cell in stripped(table, given["key"], f"{what}.key")]
         for title, cells in other.columns.items():
             if title != given["key"] and title in columns:
                 raise InputError(f"{other.path}: its column {title!r} is in another file too")

@@ -81,7 +81,7 @@ def choose_shape(tokens: Int[np.ndarray, "E"], slots: Int[np.ndarray, "E"], batc
     L is `row_length`, or the first of `longest` (rounded up to 8), then multiples of 32, for which the examples of B rows
     come within 5 % of `batch_size` and rows are 97 % full in a trial packing; S is the most slots of its rows.
     """
-    first = -(-longest // 8) * 8
+    first = max(8, -(-longest // 8) * 8)
     sample = np.random.default_rng(0).permutation(len(tokens))[: 8 * WINDOW]
     best: tuple[float, Shape] | None = None
     for length in [row_length] if row_length else [first, *range(first // 32 * 32 + 32, max(4 * first, 256) + 1, 32)]:

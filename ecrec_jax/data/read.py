@@ -1,17 +1,11 @@
 """Tables from files: CSV, TSV, JSON lines, Parquet, lines of a pattern. Every complaint names the file and the line."""
 
-import csv
 import importlib.util
-import io
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from ecrec_jax.data import parse
 from ecrec_jax.data.digest import checked
 from ecrec_jax.types import InputError
 
@@ -67,15 +61,6 @@ def inside_package(reference: str, key: str) -> Path:
     return path
 
 
-def text_of(value: Any) -> str | None:
-    """A cell as text; whole floats lose their '.0', so that 1 and 1.0 are one label."""
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, int | float | list | dict) else str(value)
-
-
 def read(path: Path, pattern: str | None = None, encoding: str = "utf-8", sha256: str | None = None) -> Table:
     """Read a table; the ending of its name says how, or the `pattern` of a line.
 
@@ -85,11 +70,11 @@ def read(path: Path, pattern: str | None = None, encoding: str = "utf-8", sha256
     """
     content = path.read_bytes()
     digest = checked(path, content, sha256)
-    readers = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_json, ".json": read_json}
+    readers = {".csv": parse.separated, ".tsv": parse.separated, ".jsonl": parse.json_lines, ".json": parse.json_lines}
     if pattern is not None:
-        columns, place = read_lines(path, decode(path, content, encoding), pattern)
+        columns, place = parse.lines(path, decode(path, content, encoding), pattern)
     elif path.suffix == ".parquet":
-        columns, place = read_parquet(path, content)
+        columns, place = parse.parquet(path, content)
     elif path.suffix in readers:
         columns, place = readers[path.suffix](path, decode(path, content, encoding))
     else:
@@ -110,81 +95,9 @@ def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
                          "or name its data.encoding") from None
 
 
-def read_lines(path: Path, text: str, pattern: str) -> tuple[dict[str, list[str | None]], list[str]]:
-    """One row a line that isn't empty; the named groups of a regular expression, which must fit the whole line, are columns."""
-    fits, rows, place = re.compile(pattern), [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.removesuffix("\r")
-        if not line.strip():
-            continue
-        found = fits.fullmatch(line)
-        if found is None:
-            raise InputError(f"{path}, line {number}: data.pattern doesn't fit {line[:40]!r}{'…' if len(line) > 40 else ''}")
-        rows.append(found.groupdict())
-        place.append(f"line {number}")
-    return {name: [row[name] for row in rows] for name in fits.groupindex}, place
-
-
-def read_csv(path: Path, text: str) -> tuple[dict[str, list[str | None]], list[str]]:
-    """CSV or TSV with a header line and quoted fields."""
-    tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True, **tabs)
-    csv.field_size_limit(1 << 30)
-    names, cells, place, line = None, [], [], 1
-    try:
-        for row in rows:
-            if names is None:
-                names = row
-                if len(set(names)) < len(names):
-                    twice = next(name for name in names if names.count(name) > 1)
-                    raise InputError(f"{path}, line {line}: two columns are called {twice!r}")
-            elif row:
-                if len(row) != len(names):
-                    raise InputError(f"{path}, line {line}: {len(row)} fields, the header has {len(names)}")
-                cells.append(row)
-                place.append(f"line {line}")
-            line = rows.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: {error}") from None
-    if names is None:
-        raise InputError(f"{path}: empty file")
-    return {name: [row[i] for row in cells] for i, name in enumerate(names)}, place
-
-
-def read_json(path: Path, content: str) -> tuple[dict[str, list[str | None]], list[str]]:
-    """One JSON object a line."""
-    records, place = [], []
-    for line, text in enumerate(content.split("\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {line}: not JSON ({error.msg})") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path}, line {line}: not a JSON object")
-        records.append(record)
-        place.append(f"line {line}")
-    names = list(dict.fromkeys(name for record in records for name in record))
-    return {name: [text_of(record.get(name)) for record in records] for name in names}, place
-
-
-def read_parquet(path: Path, content: bytes) -> tuple[dict[str, list[str | None]], list[str]]:
-    """Parquet."""
-    try:
-        table = pq.read_table(io.BytesIO(content))
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    return ({name: cells(table[name]) for name in table.column_names}, [f"row {i + 1}" for i in range(table.num_rows)])
-
-
-def cells(column: pa.ChunkedArray) -> list[str | None]:
-    """The cells of a column as text, each distinct one converted once where the type allows."""
-    if pa.types.is_nested(column.type) or pa.types.is_null(column.type) or pa.types.is_dictionary(column.type):
-        return [text_of(x) for x in column.to_pylist()]
-    found = column.combine_chunks().dictionary_encode()
-    known = [*map(text_of, found.dictionary.to_pylist()), None]
-    return [known[i] for i in found.indices.fill_null(len(known) - 1).to_pylist()]
+def stripped(table: Table, name: str, key: str) -> list[str]:
+    """One column of names, without white space around them."""
+    return [(cell or "").strip() for cell in column(table, name, key)]
 
 
 def column(table: Table, name: str, key: str) -> list[str | None]:

@@ -1,8 +1,11 @@
 """Shares of a table: stratified draws, and what cells mean."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ecrec_jax.types import InputError
 
@@ -53,6 +56,20 @@ def texts(data: Any, *keys: str) -> None:
         for name, value in (getattr(data, key) or {}).items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise InputError(f"data.{key}: {name}: {value} is not a pair of texts; quote them both")
+
+
+def rarest(sets: Sequence[Sequence[str]]) -> list[str]:
+    """Of each row's labels the one that fewest rows have. The first row that has a label is alone, so that it stays in training."""
+    counts = Counter(name for names in sets for name in names)
+    first = {name: i for i, names in reversed([*enumerate(sets)]) for name in names}
+    alone = {*first.values()}
+    return [f"{name}, row {i}" if i in alone else name for i, name in enumerate(
+        min(names, key=lambda name: (counts[name], name), default="") for names in sets)]
+
+
+def spread(values: Float[np.ndarray, "N"]) -> float:
+    """Their standard deviation; 1 where they are all the same, which floats may not say."""
+    return float(values.std()) if np.ptp(values) else 1.0
 
 
 def is_number(text: str) -> bool:

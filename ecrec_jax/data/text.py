@@ -9,7 +9,7 @@ import numpy as np
 from ecrec_jax.data import file, read, tokenise
 from ecrec_jax.data.clean import clean
 from ecrec_jax.data.corpus import Corpus
-from ecrec_jax.data.split import SPLITS, check, draw, is_number, natural, number, share
+from ecrec_jax.data.split import SPLITS, check, draw, is_number, natural, number, rarest, share, spread
 from ecrec_jax.data.split import texts as pairs
 from ecrec_jax.types import InputError
 
@@ -68,6 +68,8 @@ class Text:
     def texts(self, table: read.Table, counts: Counter[str]) -> tuple[list[str], list[str] | None]:
         """Cleaned texts, and their partners where pairs are asked for."""
         names = [self.text_column] if isinstance(self.text_column, str) else self.text_column
+        if not names:
+            raise InputError("data.text_column is empty: name the columns that a text is made of")
         columns = [[clean(t, counts) for t in read.column(table, name, "data.text_column")] for name in names]
         first = [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
         if self.text_pair_column is None:
@@ -141,12 +143,12 @@ class Text:
         if self.target == "number":
             values = {i: number(raw[i], where[i]) for i in where}
             train = np.array([values[i] for i in members["train"]])
-            return values, {"center": float(train.mean()), "scale": float(train.std()) or 1.0}
+            return values, {"center": float(train.mean()), "scale": spread(train)}
         sets = {i: self.names(raw[i]) for i in where}
         counts = Counter(name for i in members["train"] for name in sets[i])
         order = list((self.label_names or {}).values())
         names = tuple(sorted({name for cell in known for name in self.names(cell)}, key=order.index if order else natural))
-        if len(names) < 2 and self.target == "class":
+        if len(names) < 2:
             raise InputError(f"data.label_column: {self.label_column!r} has only one value in the training split, {names[0]!r}")
         for i, parts in sets.items():
             for part in parts:
@@ -179,11 +181,17 @@ class Text:
         return assigned
 
     def strata(self, table: read.Table, raw: list[str]) -> list[str]:
-        """What a drawn split is balanced by: `stratify_column`, the label, or the decile of a number that has many values."""
+        """What a drawn split is balanced by: `stratify_column`, the label, the rarest of several, or the decile of a number that
+        has many values."""
         if self.stratify_column:
             return [x or "" for x in read.column(table, self.stratify_column, "data.stratify_column")]
-        if self.target != "number" or len(set(raw)) <= 20:
+        if self.target == "multi":
+            return rarest([self.names(cell) for cell in raw])
+        if self.target != "number":
             return raw
+        if len(set(raw)) <= 20:
+            counts = Counter(raw)
+            return [cell if counts[cell] > 1 else "" for cell in raw]
         values = np.array([float(x) if is_number(x) else np.nan for x in raw])
         edges = np.nanquantile(values, np.linspace(0.1, 0.9, 9))
         return [str(k) for k in np.searchsorted(edges, values)]

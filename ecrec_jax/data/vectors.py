@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from ecrec_jax.data.read import text_of
+from ecrec_jax.data.parse import text_of
 from ecrec_jax.types import InputError
 from ecrec_jax.writing import writing
 
@@ -24,7 +24,7 @@ def load(path: Path, items: Sequence[str]) -> Float[np.ndarray, "V F"]:
         flat = np.asarray(table["vector"].combine_chunks().flatten(), "f4")
     except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"data.vectors: {path} isn't a Parquet file with columns item and vector ({error})") from None
-    known = {text_of(name): i for i, name in enumerate(table["item"].to_pylist())}
+    known = {(text_of(name) or "").strip(): i for i, name in enumerate(table["item"].to_pylist())}
     if not len(table) or len(flat) % len(table) or set(table["vector"].combine_chunks().value_lengths().to_pylist()) != {
             len(flat) // len(table)}:
         raise InputError(f"data.vectors: {path} has vectors of different lengths, or none")

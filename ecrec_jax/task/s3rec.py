@@ -37,6 +37,7 @@ class S3Rec:
     positions: int
     attributes: tuple[tuple[int, ...], ...]
     history_items: tuple[int, ...]
+    new_ids: tuple[int, ...]
     couples_rows = False
     target = "s3rec"
 
@@ -83,7 +84,7 @@ class S3Rec:
         elsewhere[first : first + length] = np.resize(self.stream[other : other + length], length)
         copies = [np.where(hidden, self.mask_id, items), np.where(part, self.mask_id, items), np.where(part, items, self.mask_id),
                   elsewhere]
-        negative = drawn((n,), self.items, np.unique(items), rng)
+        negative = drawn((n,), self.items, np.union1d(items, np.array(self.new_ids, items.dtype)), rng)
         return {"tokens": np.concatenate(copies).astype("i4"), "type": np.zeros(4 * n, "i4"), "first": max(0, example.first - 1),
                 "segment": np.repeat(np.arange(1, 5), n).astype("i4"),
                 "slot": np.append(np.arange(n), n * np.array([2, 3, 4]) - 1).astype("i4"),

@@ -112,6 +112,9 @@ def ranked(scores: Float[np.ndarray, "U I"], target: Int[np.ndarray, "U *R"], se
 
 
 def best(scores: Float[np.ndarray, "U I"], most: int) -> Int[np.ndarray, "U K"]:
-    """The places of the largest scores, in order."""
-    some = np.argpartition(-scores, most, 1)[:, :most]
+    """The places of the largest scores, in order, of equals the first ones."""
+    least = -np.partition(-scores, most - 1, 1)[:, most - 1 : most]
+    above, same = scores > least, scores == least
+    chosen = above | (same & (np.cumsum(same, 1) <= most - above.sum(1, keepdims=True)))
+    some = np.nonzero(chosen)[1].reshape(len(scores), most)
     return np.take_along_axis(some, np.argsort(-np.take_along_axis(scores, some, 1), 1, kind="stable"), 1)
