@@ -88,7 +88,7 @@ class Text:
         raw = self.cells(table)
         keep = [bool(text) and (self.target == "none" or bool(label)) and (second is None or bool(second[i]))
                 for i, (text, label) in enumerate(zip(first, raw, strict=True))]
-        strata = self.strata(table, raw)
+        strata = self.strata(table, raw, keep)
         split = self.split(table, strata, keep)
         members = {name: [i for i in np.flatnonzero(split == name) if keep[i]] for name in SPLITS}
         if not members["train"]:
@@ -180,13 +180,13 @@ class Text:
                 assigned[draw(pool, [strata[i] for i in pool], fraction, self.split_seed)] = name
         return assigned
 
-    def strata(self, table: read.Table, raw: list[str]) -> list[str]:
+    def strata(self, table: read.Table, raw: list[str], keep: list[bool]) -> list[str]:
         """What a drawn split is balanced by: `stratify_column`, the label, the rarest of several, or the decile of a number that
         has many values."""
         if self.stratify_column:
             return [x or "" for x in read.column(table, self.stratify_column, "data.stratify_column")]
         if self.target == "multi":
-            return rarest([self.names(cell) for cell in raw])
+            return rarest([self.names(cell) if kept else [] for cell, kept in zip(raw, keep, strict=True)])
         if self.target != "number":
             return raw
         if len(set(raw)) <= 20:
