@@ -242,13 +242,16 @@ def test_new_head(table, tmp_path, capsys):
 
 
 def test_corrected(table, tmp_path, capsys):
-    """A mistake, then the corrected command in the same folder: it trains, on the corrected configuration."""
-    words = ["experiment=classify", f"data.path={table}", *SIZES, *SHORT, f"run_dir={tmp_path / 'run'}"]
-    said = refused(capsys, *words, "best.metric=macro_f2")
-    assert "best.metric" in said and "'macro_f2'" in said and "macro_f1" in said
-    refused(capsys, *words, f"data.path={tmp_path / 'other.csv'}", "peft=bitfit")
-    assert call(*words, "seed=3") == 0
+    """A mistake, then the corrected command in the same folder: it trains, on the corrected configuration, or goes on with it
+    where something was saved."""
+    words = ["experiment=classify", f"data.path={table}", *SIZES, *SHORT]
+    refused(capsys, *words, f"data.path={tmp_path / 'other.csv'}", "peft=bitfit", f"run_dir={tmp_path / 'run'}")
+    assert call(*words, "seed=3", f"run_dir={tmp_path / 'run'}") == 0
     assert "seed: 3" in (tmp_path / "run" / "config.yaml").read_text()
+    said = refused(capsys, *words, "best.metric=macro_f2", f"run_dir={tmp_path / 'best'}")
+    assert "best.metric" in said and "'macro_f2'" in said and "macro_f1" in said
+    assert call(*words, f"run_dir={tmp_path / 'best'}") == 0
+    assert "metric: macro_f1" in (tmp_path / "best" / "config.yaml").read_text()
 
 
 def test_not_finite(table, tmp_path, capsys):

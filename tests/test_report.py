@@ -192,7 +192,7 @@ def test_table(runs, tmp_path, capsys):
     assert call("report", *words) == 2 and "holds no runs of quickstart" in capsys.readouterr().err
     GlobalHydra.instance().clear()
     with initialize_config_dir(launch.CONF, version_base="1.3"):
-        cells = table.cells_of(rows_of({"rows": rows, "columns": {}}), "quickstart", tmp_path / "table", [0], False)
+        cells = table.cells_of(rows_of({"title": "T", "rows": rows, "columns": {}}), "quickstart", tmp_path / "table", [0], False)
     for (name, _), cell in [*cells.items()][:2]:   # as experiments.table would have made them
         shutil.copytree(runs[1 + (name == "tfidf")], cell.folder)
     assert call("report", *words) == 0

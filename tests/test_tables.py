@@ -49,9 +49,9 @@ def test_seeds_of_random_baselines(name, tmp_path):
     row = {"name": name, "command": "baseline", "overrides": words}
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONF, version_base="1.3"):
-        cells = cells_of(rows.rows_of({"rows": [row], "columns": {}}), "x", tmp_path, [0, 3], False)
+        cells = cells_of(rows.rows_of({"title": "T", "rows": [row], "columns": {}}), "x", tmp_path, [0, 3], False)
         pinned = dict(row, overrides=[*words, "baseline.seed=0"])
-        same = cells_of(rows.rows_of({"rows": [pinned], "columns": {}}), "x", tmp_path, [0, 3], False)
+        same = cells_of(rows.rows_of({"title": "T", "rows": [pinned], "columns": {}}), "x", tmp_path, [0, 3], False)
     assert [(cell.config["seed"], cell.config["baseline"]["seed"]) for cell in cells.values()] == [(0, 0), (3, 3)]
     assert cells[name, 0].folder == same[name, 0].folder and cells[name, 3].folder != same[name, 3].folder
 
