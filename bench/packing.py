@@ -1,4 +1,4 @@
-"""Whether packed rows learn what one history a row does: `python -m bench.packing [steps=200] [key=value …]`.
+"""Whether packed rows learn what one history a row does: `python -m bench.packing [steps=40] [key=value …]`.
 
 SASRec on Beauty with cross-entropy over all items, as in `bench next-item`, without dropout, whose masks are a row's. Two states
 begin alike; each step takes a batch in packed rows and the same histories one a row, padded to the longest. Printed: both losses
@@ -65,4 +65,4 @@ def main(steps: int, *words: str) -> None:
 
 if __name__ == "__main__":
     asked = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith("steps="))
-    main(int(asked.get("steps", 200)), *(word for word in sys.argv[1:] if not word.startswith("steps=")))
+    main(int(asked.get("steps", 40)), *(word for word in sys.argv[1:] if not word.startswith("steps=")))
