@@ -17,7 +17,7 @@ from ecrec_jax.data.feed import Feed, check
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.net import Graph, Net, split
 from ecrec_jax.section import FACTS, RATES, arguments, make, target
-from ecrec_jax.source import Source, agree, best, fit, load_facts, read, whole
+from ecrec_jax.source import VECTORS, Source, agree, best, fit, load_facts, read, whole
 from ecrec_jax.text_encoder import TextEncoder
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
 from ecrec_jax.weights import Later, after
@@ -26,8 +26,6 @@ OURS = {"model": {"checkpoint", "new_head", "dtype"},                    # keys 
         "strategy": {"coordinator", "processes", "process_id"}}          # constructor's
 READ = 512     # histories of which the last item is ranked, in a batch
 LEAKED = "rows of valid or test that the checkpoint was trained on"
-VECTORS = "vectors.npy"   # of a run's items
-FIELDS = "fields.json"    # what a run knows of columns
 ASSETS = Path(__file__).parent / "assets"
 
 

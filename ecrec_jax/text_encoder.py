@@ -16,12 +16,11 @@ from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.head.embed import Embed
 from ecrec_jax.net import Graph, Net
 from ecrec_jax.section import make
-from ecrec_jax.source import Source, fit, load_facts, read, save_facts
+from ecrec_jax.source import ENCODER, Source, fit, load_facts, read, save_facts
 from ecrec_jax.types import Facts, InputError, Parameters
 from ecrec_jax.weights import Later
 from ecrec_jax.writing import writing
 
-FOLDER = "text_encoder"   # of a run
 PREFIX, VECTORS = "model.text_encoder.", "model.vectors"
 
 
@@ -55,7 +54,7 @@ class TextEncoder:
 
     def save(self, folder: Path) -> None:
         """Beside a run."""
-        place = folder / FOLDER
+        place = folder / ENCODER
         save_facts(self.facts, place)
         with writing(place / "texts.npy") as part, open(part, "wb") as file:
             np.save(file, self.texts, allow_pickle=False)
@@ -94,5 +93,5 @@ def kept(folder: Path, config: Mapping[str, Any]) -> TextEncoder | None:
     """What a run of this configuration has, if it has one."""
     if config["model"].get("text_encoder") is None:
         return None
-    place = folder / FOLDER
+    place = folder / ENCODER
     return TextEncoder(load_facts(place), np.load(place / "texts.npy", allow_pickle=False), None)

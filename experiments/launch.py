@@ -59,6 +59,8 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
     from experiments.override import words_of
     from experiments.wiring import plain
 
+    here = os.getpid()
+
     @hydra.main(version_base="1.3", config_path=CONF, config_name=name)
     def run(config: DictConfig) -> None:
         try:
@@ -69,7 +71,6 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
             failed.append(error)
 
     failed: list[Exception] = []
-    here = os.getpid()
     for word in sys.argv[1:]:   # argparse would print its usage first
         if word.startswith("--") and word.partition("=")[0] not in get_args_parser()._option_string_actions:
             leave(f"{word}: keys have no hyphens before them: {word.lstrip('-')}", 2)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecrec_jax import build, evaluate, section
+from ecrec_jax import build, evaluate, section, source
 from ecrec_jax.data import leak, read, tokenise
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.data.split import number
@@ -37,7 +37,7 @@ def main(config: dict[str, Any]) -> None:
     data = section.make(run["data"], "data", Facts())
     table = read.read(read.locate(config["input"], ".", "input"))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
-    longest, kept = parts.facts.longest(data.max_length), folder / build.FIELDS
+    longest, kept = parts.facts.longest(data.max_length), folder / source.FIELDS
     if kept.is_file():
         examples, first = data.new(table, json.loads(kept.read_text(encoding="utf-8")), longest)
         second, truncated = None, 0

@@ -93,22 +93,22 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
 def uncopied(threshold: Any, log: prepare.Log, events: Any, path: Path, engine: Duckdb | Spark) -> Any:
     """The events, of which those whose text is nearly that of an earlier one are to be dropped; write to `path` which these are."""
     threshold = section.checked(threshold, float, "near_duplicate_events")
-    texts = written(log, events, "near_duplicate_events").order_by("time", "row").select("row", "text").to_pyarrow()
+    texts = undropped(log, events, "near_duplicate_events").order_by("time", "row").select("row", "text").to_pyarrow()
     found = near.merged(texts["row"].to_pylist(), texts["text"].to_pylist(), threshold, "near_duplicate_events")
-    kept(found, pa.schema({"row": pa.int64(), "of": pa.int64(), "alike": pa.float64()}), path)
+    keep(found, pa.schema({"row": pa.int64(), "of": pa.int64(), "alike": pa.float64()}), path)
     return prepare.copied(events, engine.ibis.read_parquet(path), f"text at least {threshold:g} like that of an earlier event")
 
 
 def joined(threshold: Any, log: prepare.Log, events: Any, path: Path) -> dict[str, Any]:
     """Write to `path` which items are merged into which, because their texts are near-duplicates; how many."""
     threshold = section.checked(threshold, float, "near_duplicates")
-    items = log.described(written(log, events, "near_duplicates")).select("item", "text").to_pyarrow()
+    items = log.described(undropped(log, events, "near_duplicates")).select("item", "text").to_pyarrow()
     found = near.merged(items["item"].to_pylist(), items["text"].to_pylist(), threshold)
-    kept(found, pa.schema({"item": pa.string(), "into": pa.string(), "alike": pa.float64()}), path)
+    keep(found, pa.schema({"item": pa.string(), "into": pa.string(), "alike": pa.float64()}), path)
     return {"near-duplicates": {"threshold": threshold, "items merged": len(found), "into others": len({x for _, x, _ in found})}}
 
 
-def written(log: prepare.Log, events: Any, key: str) -> Any:
+def undropped(log: prepare.Log, events: Any, key: str) -> Any:
     """The events that are not dropped yet.
 
     Raises:
@@ -119,7 +119,7 @@ def written(log: prepare.Log, events: Any, key: str) -> Any:
     return events.filter(events.why.isnull())
 
 
-def kept(found: Sequence[Sequence[Any]], schema: pa.Schema, path: Path) -> None:
+def keep(found: Sequence[Sequence[Any]], schema: pa.Schema, path: Path) -> None:
     """Write pairs as a Parquet file."""
     rows = [dict(zip(schema.names, pair, strict=True)) for pair in found]
     pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
@@ -173,7 +173,7 @@ def page(report: Mapping[str, Any]) -> str:
     if "near-duplicates" in report:
         columns += " `merged.parquet`: item, the item whose id its events have now, how alike their texts are (0 to 1)."
     if "near-duplicate events" in report:
-        columns += " `copies.parquet`: row (of the log, from 0), the row that it is a copy of, how alike their texts are."
+        columns += " `copies.parquet`: row (of the log, from 0; Spark leaves gaps), the row it copies, how alike their texts are."
     return "\n".join(["# A log, cleaned", "", *about, "", "## Steps", "", *lines, "", "## Files", "", columns, ""])
 
 

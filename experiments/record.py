@@ -125,8 +125,8 @@ def begin(config: Mapping[str, Any], folder: Path) -> None:
             raise InputError(f"run_dir: {path} is not a run's; name another folder")
         old, new = (compared(saved.complete(side)) for side in (found, config))
         differ = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-        judged = any(number % 2 for number in numbers) or not numbers   # by best.metric
-        if advanced and any(judged or not key.startswith("best.") for key in differ):
+        unjudged = numbers and not any(number % 2 for number in numbers)   # by best.metric
+        if advanced and differ and not (unjudged and all(key.startswith("best.") for key in differ)):
             raise InputError(f"run_dir: {folder} holds a run with another {', '.join(differ)}; name another folder")
         if advanced and differ:
             write_text(yaml.safe_dump(found | {"best": config["best"]}, allow_unicode=True, sort_keys=False), path)

@@ -100,10 +100,11 @@ def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """
     if not isinstance(row, dict) or set(row) - KEYS or not isinstance(row.get("name"), str) or not row["name"]:
         raise InputError(f"{where} needs a name, knows {', '.join(sorted(KEYS))}")
-    if not isinstance(row.get("grid") or {}, dict) or not all(isinstance(x, dict | list) for x in (row.get("grid") or {}).values()):
+    grid = row.get("grid") or {}
+    if not isinstance(grid, dict) or not all(isinstance(values, dict | list) for values in grid.values()):
         raise InputError(f"{where}: grid must be {{axis: [values], or {{label: overrides}}}}")
     axes = {axis: values if isinstance(values, dict) else {label(x): f"{axis}={word(x)}" for x in values}
-            for axis, values in (row.get("grid") or {}).items()}
+            for axis, values in grid.items()}
     for chosen in itertools.product(*(values.items() for values in axes.values())):
         made: dict[str, Any] = {"command": "train", **row, "overrides": list(row.get("overrides") or [])}
         made.pop("grid", None)

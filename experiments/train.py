@@ -101,11 +101,11 @@ def describe(config: Mapping[str, Any], parts: build.Parts, folder: Path) -> dic
         evaluate.write_json(ranked, folder / "protocol.json")
         print(told(ranked))
     if parts.corpus.vectors is not None:
-        vectors.keep(parts.corpus.vectors, folder / build.VECTORS)
+        vectors.keep(parts.corpus.vectors, folder / source.VECTORS)
     if parts.texts is not None:
         parts.texts.save(folder)
     if parts.corpus.fields is not None:
-        evaluate.write_json(parts.corpus.fields, folder / build.FIELDS)
+        evaluate.write_json(parts.corpus.fields, folder / source.FIELDS)
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in (*FILES, "config.json"):
         if parts.tokenizer and (Path(parts.tokenizer) / name).is_file() and Path(parts.tokenizer) != folder / "tokenizer":

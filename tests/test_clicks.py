@@ -317,7 +317,7 @@ def expected(folder, rows, new, **keys):
     end = [f"{user},{item},1000,{price},0" for user, item, price in (x.split(",") for x in new)]   # at one moment
     (folder / "both.csv").write_text("user,item,time,price,click\n" + "\n".join(rows + end) + "\n")
     made = build.rebuild(*saved.opened(str(folder / "run")))
-    kept = json.loads((folder / "run" / build.FIELDS).read_text())
+    kept = json.loads((folder / "run" / source.FIELDS).read_text())
     corpus = loaded(folder, path=f"{folder}/both.csv", valid_fraction=0.3, test_fraction=20 / 320, **keys)
     scale = {name: (kept["columns"][name], corpus.fields["columns"][name]) for name in kept["columns"]}
     some = []
@@ -364,7 +364,7 @@ def test_new_rows_know_the_past_of_the_log(folder, capsys):
     vectors.write(folder / "v.parquet", list("0123"), np.eye(4))
     (folder / "new.csv").write_text("user,item,price,time\nu1,1,3,1000\n")
     assert call(*predict) == 2 and "is another file than the one that the run was trained with" in capsys.readouterr().err
-    path = folder / "run" / build.FIELDS
+    path = folder / "run" / source.FIELDS
     older = {key: x for key, x in json.loads(path.read_text()).items() if key not in ("taken", "vectors", "end")}
     path.write_text(json.dumps(older))
     assert call(*predict) == 2 and "the run doesn't keep what its users took" in capsys.readouterr().err

@@ -117,13 +117,13 @@ class Clicks:
             InputError: as `log`; one kind of label only.
         """
         table, time, label, clicked, split = self.log()
-        (columns, digest), count = self.joined(table), len(time)
+        (columns, digest), count, past = self.joined(table), len(time), self.past()
         if self.target == "class" and len(set(clicked[split == 0])) < 2:
             raise InputError(f"data.label_at: {self.label_at} leaves labels of one kind in the training split of {table.path}")
         kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, table.cell(name))
                 for name, kind in self.fields.items()}
         found = self.cells(table, columns, kept)
-        past, sides = self.past(), self.sides(table)
+        sides, digest = self.sides(table), catalogue.digest(digest, *past.files())
         for name, values in past.before(sides, time, clicked, kept).items():
             kept[name] = learn_numbers("number", values, split == 0)
             found.append(kept[name].scaled(values))
@@ -183,7 +183,7 @@ class Clicks:
         for name in self.fields:
             if name not in columns:
                 raise InputError(f"data.fields: no file has a column {name!r}; there are {', '.join(columns)}")
-        return columns, catalogue.digest(digest, *filter(None, [self.past().vectors]))
+        return columns, digest
 
     def splits(self, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
         """0: train, 1: valid, 2: test."""

@@ -41,6 +41,10 @@ class Past:
                 raise InputError(f"data.fields: {name} is what a number made of the rows before is called: rename the column")
         return found
 
+    def files(self) -> list[Path]:
+        """What numbers are made of beside the log."""
+        return [] if self.vectors is None else [self.vectors]
+
     def kept(self, sides: Sides, time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]) -> dict[str, Any]:
         """What `after` needs of a whole log, as JSON has it."""
         found: dict[str, Any] = {"history": history.totals(sides if self.history else {}, clicked), "end": float(time.max())}
