@@ -151,6 +151,18 @@ def test_masked_lm_changes_as_many_words_as_asked(node, tmp_path):
     assert seen > 30
 
 
+def test_copies_are_of_a_tokenizer_too(node, tmp_path):
+    """Texts that were changed under other word pieces are not found in the cache."""
+    found = []
+    for lower in ("true", "false"):
+        shutil.copytree(GOLDEN / "bert" / "masked_lm", tmp_path / lower)
+        path = tmp_path / lower / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": lower == "true"}))
+        found.append(made(node("masked_lm", checkpoint=str(tmp_path / lower)), tmp_path).mark)
+    same = made(node("masked_lm", checkpoint=str(tmp_path / "true")), tmp_path).mark
+    assert found[0] != found[1] and found[0] == same
+
+
 def test_masked_lm_draws_what_the_model_says(node, tmp_path):
     """One hidden word of two: how often each comes, beside the softmax over whole words in float64."""
     loaded = pretrained.load(f"{GOLDEN}/bert/masked_lm", "masked_lm")

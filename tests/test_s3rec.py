@@ -1,5 +1,6 @@
 """S3-Rec's pretraining: what is hidden, the four losses against their formulas, attributes of items, fine-tuning from it."""
 
+import dataclasses
 import json
 
 import jax
@@ -34,6 +35,14 @@ def test_what_is_hidden_and_drawn():
         assert (len(found["tokens"]), len(found["slot"])) == task.size(example) and found["label"][n:].tolist() == [0, -1, -1]
         lengths.add(len(place))
     assert len(lengths) > 3
+
+
+def test_items_that_nothing_is_trained_on_are_no_negatives():
+    task = world.parts("s3rec", *WORDS).task
+    task = dataclasses.replace(task, new_ids=tuple(range(2, task.items + 1, 2)))
+    given = [(example, task.prepare(example, np.random.default_rng(example.index))) for example in world.examples("s3rec", 40)]
+    drawn = np.concatenate([found["negative"][: len(example.tokens) + 1].ravel() for example, found in given])
+    assert (drawn % 2 == 1).all() and len({*drawn.tolist()}) > 20
 
 
 def test_the_four_losses_are_their_formulas():
