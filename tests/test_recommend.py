@@ -728,7 +728,7 @@ def test_seeds_of_factors_are_those_of_runs(name):
 
 @pytest.mark.parametrize("name,word,said", [
     ("bpr", "learning_rate=20", "baseline: implicit can't fit it (NaN encountered in factors): lower baseline.learning_rate"),
-    ("als", "regularization=0.0", "on row 0): raise baseline.regularization or lower baseline.alpha"),
+    ("als", "regularization=0.0", "): raise baseline.regularization or lower baseline.alpha"),
     ("als", "factors=0", "baseline.factors 0 is too small"), ("bpr", "iterations=0", "baseline.iterations 0 is too small"),
     ("als", "alpha=-1.0", "baseline.alpha -1.0 is too small"), ("bpr", "learning_rate=0.0", "baseline.learning_rate 0.0 is too"),
     ("als", "seed=-1", "baseline.seed -1 is too small"), ("bpr", "regularization=-1.0", "baseline.regularization -1.0 is too")])
