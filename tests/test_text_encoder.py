@@ -18,7 +18,7 @@ from ecrec_jax.model.sasrec import TEXTS
 from ecrec_jax.source import load_config, load_facts, read
 from ecrec_jax.text_encoder import PREFIX, VECTORS, TextEncoder
 from ecrec_jax.types import Facts, InputError, Noise
-from ecrec_jax.use.flops import model_flops
+from ecrec_jax.use import flops
 from tests import world
 from tests.conftest import GOLDEN
 from tests.test_commands import call
@@ -132,8 +132,24 @@ def test_flops_count_every_item_once():
     sizes = (made.texts.texts[named] > 0).sum(1)
     rows = (batch["segment"] > 0).any(1).sum()
     dense = 2 * (4 * 24 * 24 + 2 * 24 * 48)
-    wanted = (6 * dense * sizes.sum() + 12 * 2 * 24 * (sizes**2).sum()) / rows
-    assert model_flops(made, batch) - model_flops(without, batch) == pytest.approx(wanted)
+    wanted = (6 * dense * sizes.sum() + 12 * 2 * 24 * (sizes**2).sum() + 2 * 24 * 32 * len(named)) / rows   # the last: the gradient
+    assert flops.model_flops(made, batch) - flops.model_flops(without, batch) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("text", ["only", "add"])
+@pytest.mark.parametrize("words", [IN_BATCH, NEGATIVES, ["task.objective=ce"]], ids=["batch", "negatives", "all"])
+def test_flops_of_vectors_of_texts(words, text):
+    """Made of each item that is named, or of all where all are scored; items without other vectors are scored by them. An encoder's
+    have a gradient, given ones none."""
+    whole = words == ["task.objective=ce"]
+    made = parts(f"model.text={text}", *words)
+    made, batch = dataclasses.replace(made, texts=None if whole else made.texts), world.batches(made.task, "next_item", 1)[0]
+    slots = int((batch["weight"] > 0).sum())
+    named = {x for key in ("tokens", "label", "negative") if key in batch for x in batch[key].ravel()} - {0}
+    scored = world.VOCABULARY if whole else 4 if words == NEGATIVES else slots
+    dense = 2 * (2 if whole else 3) * 24 * 32 * (world.VOCABULARY if whole else len(named))
+    assert flops.of_vectors(made, batch, slots) == dense + (text == "only") * 6 * 32 * scored * slots
+    assert len(named) < world.VOCABULARY and 4 < slots < world.VOCABULARY
 
 
 @pytest.fixture(scope="module")

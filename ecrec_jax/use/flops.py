@@ -7,13 +7,14 @@ import jax
 import numpy as np
 
 from ecrec_jax.build import Parts
-from ecrec_jax.text_encoder import PREFIX
+from ecrec_jax.text_encoder import PREFIX, VECTORS
 from ecrec_jax.types import Batch
 
 TABLES = ("model.embeddings.word_embeddings.embedding", "model.items.embedding")
 SLOTS = ("model.pooler.", "model.slots.")   # what a model computes of slots alone
 OVER_TABLES = ("tokens", "next_token", "next_item", "masked_item")   # targets of heads over a table
 QUERY = (".attention.self.query.kernel", ".attention.query.kernel")
+TEXT = "model.text.kernel"   # what makes item vectors of their texts'
 
 
 def model_flops(parts: Parts, batch: Batch) -> float:
@@ -23,7 +24,8 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     used slot (pooler, head, tied table) is multiplied with and n runs over the segments. A frozen matrix counts 4, not 6:
     nothing is computed for its own gradient. Tables that are only looked up count nothing, padding neither; of a table that
     negatives are sampled of, the label's row and theirs count. Where a head reads the slots alone, so does the last layer, but for
-    its keys and values: its n² are a segment's used slots times its tokens. A text encoder reads each distinct item once.
+    its keys and values: its n² are a segment's used slots times its tokens. A text encoder reads each distinct item once; vectors
+    of items' texts are made so often too, or of all items where a slot is scored with all.
 
     Source: Kaplan et al. 2020, §2.1 (6·N a token); attention: 2 products of 2·n²·D each, and twice that backwards.
     """
@@ -47,20 +49,37 @@ def model_flops(parts: Parts, batch: Batch) -> float:
     attention = 12.0 * sum(width * float((asking if last and path.startswith(last) else sizes).sum())
                            for path, width in widths.items())
     tokens, slots = int((segment > 0).sum()), int(used.sum())
-    return (cost[True] * tokens + cost[False] * slots + attention + of_texts(parts, batch)) / rows
+    own = of_texts(parts, batch) + of_vectors(parts, batch, slots)
+    return (cost[True] * tokens + cost[False] * slots + attention + own) / rows
 
 
 def of_texts(parts: Parts, batch: Batch) -> float:
     """FLOPs of reading the texts of all items that a batch names, each once; a second time for the gradient doesn't count."""
     if parts.texts is None:
         return 0.0
-    named = np.unique(np.concatenate([np.ravel(batch[key]) for key in ("tokens", "label", "negative") if key in batch]))
-    sizes = (parts.texts.texts[named[named > 0]] > 0).sum(1)
+    sizes = (parts.texts.texts[named(batch)] > 0).sum(1)
     trained, _ = parts.peft.split(parts.parameters)
     own = {path: x for path, x in parts.parameters.items() if path.startswith(PREFIX)}
     dense = sum((6 if path in trained else 4) * float(x.size) for path, x in own.items() if path.endswith(".kernel"))
     attention = 12.0 * sum(x.shape[-1] for path, x in own.items() if path.endswith(QUERY))
     return dense * float(sizes.sum()) + attention * float((sizes.astype(float) ** 2).sum())
+
+
+def of_vectors(parts: Parts, batch: Batch, slots: int) -> float:
+    """FLOPs of making items' vectors of their texts', and of the products with them where items have no others. Given vectors need
+    no gradient, a text encoder's do."""
+    if TEXT not in parts.parameters:
+        return 0.0
+    kernel, count, each = parts.parameters[TEXT], len(parts.constants[VECTORS]), scored(parts, batch)
+    products = 1 + (TEXT in parts.peft.split(parts.parameters)[0]) + (parts.texts is not None)
+    made = 2.0 * products * kernel.size * (count if each == np.inf else len(named(batch)))
+    return made + 6.0 * kernel.shape[1] * min(each, count) * slots * parts.parameters.keys().isdisjoint(TABLES)
+
+
+def named(batch: Batch) -> np.ndarray:
+    """The distinct items of a batch."""
+    found = np.unique(np.concatenate([np.ravel(batch[key]) for key in ("tokens", "label", "negative") if key in batch]))
+    return found[found > 0]
 
 
 def scored(parts: Parts, batch: Batch) -> float:
@@ -84,7 +103,7 @@ def last_layer(parts: Parts) -> str | None:
 def matrices(parts: Parts) -> dict[str, Any]:
     """The parameters that something is multiplied with: kernels, and the table of words or items that the head reads."""
     found = {path: x for path, x in parts.parameters.items()
-             if (path.endswith(".kernel") or path == "head.decoder.embedding") and not path.startswith(PREFIX)}
+             if (path.endswith(".kernel") or path == "head.decoder.embedding") and not path.startswith((PREFIX, TEXT))}
     if parts.task.target in OVER_TABLES and not any(path.startswith("head.decoder.") for path in found):
         found |= {path: x for path, x in parts.parameters.items() if path in TABLES}
     return found
