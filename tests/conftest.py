@@ -53,6 +53,15 @@ def undrawn():
         yield plot
 
 
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """Commands in this process compose their configuration once. Hydra does it twice, first to read `hydra.mode` alone, which
+    takes a fifth of a second; without that the words of the command line say it: `-m`, or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """all-MiniLM-L6-v2 from the package that carries it."""

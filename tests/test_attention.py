@@ -76,14 +76,13 @@ def test_the_kernel_does_not_look_out_of_its_segment(kernel):
     assert float(jnp.where(second, 0, jnp.abs(changed - same)).max()) == 0 < float(jnp.abs(changed - same).max())
 
 
-SLOW = pytest.mark.slow
-RUNS = [pytest.param("splash", "tpu", 0.0, "fsdp", "causal_lm", ["model.remat=true", "model.scan=true"], marks=SLOW),
+RUNS = [("splash", "tpu", 0.0, "fsdp", "causal_lm", ["model.remat=true", "model.scan=true"]),
         ("flash", "gpu", 0.2, "fsdp", "causal_lm", ["model.remat=true"]),
-        *(pytest.param(kernel, platform, rate, strategy, "masked_lm", ways, marks=SLOW)
-          for kernel, platform, rate in (("splash", "tpu", 0.0), ("flash", "gpu", 0.2))
-          for strategy, ways in (("jit", ["model.scan=true"]), ("pmap", [])))]
+        *((kernel, platform, rate, strategy, "masked_lm", ways) for kernel, platform, rate in (
+            ("splash", "tpu", 0.0), ("flash", "gpu", 0.2)) for strategy, ways in (("jit", ["model.scan=true"]), ("pmap", [])))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel,platform,rate,strategy,task,ways", RUNS)
 def test_a_run_with_a_kernel_is_a_run_with_the_dense_form(kernel, platform, rate, strategy, task, ways, monkeypatch):
     """Three steps on two devices with dropout, interpreted: jit and fsdp need the kernel on each device's rows."""

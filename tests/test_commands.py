@@ -22,7 +22,8 @@ from tests import world
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in (
     "train", "baseline", "evaluate", "predict", "export", "table", "plan", "vocabulary", "report", "search", "recommend",
     "prepare", "encode", "pairs")}
-TINY = ["model=bert_tiny", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32", "strategy.devices=2"]
+TINY = ["model=bert_tiny", "model.depth=1", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32",
+        "strategy.devices=2"]
 
 
 def call(command, *words):
@@ -47,7 +48,7 @@ def here_or_skip(experiment):
 
 
 ALIKE = ("sst2", "sst5", "trec", "financial_sentiment", "rating", "department", "intent", "article",   # as sentiment
-         "chinese_sentiment", "contrastive",      # as pretrain_contrastive
+         "chinese_sentiment", "contrastive", "pretrain_contrastive", "pretrain_causal",   # as pretrain; laws train their tasks
          "regress", "classify", "rating_regression",   # the first two are commands of the README
          "click", "next_item", "pretrain_behaviour", "pretrain_s3rec")   # whose files of tests train them
 
@@ -244,6 +245,7 @@ def test_export_is_what_was_trained(trained, tmp_path, format):
     assert (np.asarray(ours(batch)) == np.asarray(theirs(batch))).all()
 
 
+@pytest.mark.slow
 def test_regression_export_is_in_the_units_of_the_labels(tmp_path):
     run = tmp_path / "run"
     assert call("train", "experiment=rating_regression", "steps=8", "data.limit=200", "optimizer.learning_rate=1e-2",

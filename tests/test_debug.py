@@ -103,7 +103,8 @@ def test_parts_of_a_program():
     assert profile.part("jit(step)/headless/reduce_sum") == ("rest", False)
 
 
-@pytest.mark.parametrize("strategy", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", world.names("strategy"))
 def test_profile(strategy, tmp_path, capsys):
     """The parts and what is between them make up the step; its result is that of a step that nobody looks at."""
     words = ["experiment=sentiment", "data.batch_size=8", "tracker=[jsonl]", f"strategy={strategy}", *TINY,

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from experiments import launch
 from tests.conftest import GOLDEN
 
-SIZES = ["model=bert_tiny", "model.width=32", "model.heads=2", "model.feed_forward=64", "model.positions=64"]
+SIZES = ["model=bert_tiny", "model.depth=1", "model.width=32", "model.heads=2", "model.feed_forward=64", "model.positions=64"]
 SHORT = ["data.max_length=32", "tracker=[jsonl]", "steps=2"]
 CLASSIFIER = f"model.checkpoint={GOLDEN}/bert/sequence_classification"   # 800 tokens, 32 wide, LABEL_0 to LABEL_2
 HUGE = ["optimizer.learning_rate=1e30", "optimizer.clip=null", "optimizer.warmup=0", "optimizer.schedule=constant"]

@@ -14,7 +14,8 @@ from ecrec_jax.source import best, load_config
 from ecrec_jax.types import State
 from tests.test_commands import call
 
-SIZES = ["model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=16", "tracker=[jsonl]", "strategy.devices=1"]
+SIZES = ["model.depth=1", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=16", "tracker=[jsonl]",
+         "strategy.devices=1"]
 
 
 @pytest.fixture()

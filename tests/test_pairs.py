@@ -54,6 +54,7 @@ def test_rows_to_come_see_the_whole_log(folder):
     assert found["candidate"].tolist() == [TITLES[0], TITLES[3], TITLES[2]]
 
 
+@pytest.mark.slow
 def test_a_score_is_a_feature_of_rows_not_trained_on(folder, capsys):
     """Pairs, a cross-encoder, its scores beside the log's columns, a ranking model that reads them."""
     assert call(*words(folder)) == 0

@@ -20,7 +20,8 @@ from tests.test_commands import MODULES, call
 ROOT = Path(__file__).parent.parent
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
 ENGLISH, CHINESE = TEXTS.values()
-SHRUNKEN = ["debug=fast", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32", "strategy.devices=1"]
+SHRUNKEN = ["debug=fast", "model.depth=1", "model.width=32", "model.heads=2", "model.feed_forward=64", "data.max_length=32",
+            "strategy.devices=1"]
 
 
 def blocks(text):

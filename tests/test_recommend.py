@@ -739,6 +739,7 @@ def test_factors_that_cannot_be_fitted(name, word, said, log, tmp_path, capfd):
     assert said in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_bert4rec_trains(log, tmp_path):
     """From both sides; better than chance, 5 of 24 that were not seen."""
     words = [*WORDS, "model=bert4rec", "model.width=16", "model.feed_forward=32", "head=tokens", "task=masked_item", "epochs=30"]

@@ -70,6 +70,7 @@ def test_on_devices_they_exchange_nothing():
     assert group.mesh.size == 8 and not program.exchanged and 3 * size < program.memory["arguments"] < 4 * size
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     """Two runs that differ in seed, rate and smoothing; alone they log the same; a second start finds them finished."""
     runs = "{seed: [3, 4], optimizer.learning_rate: [1e-3, 2e-3], task.label_smoothing: [0.0, 0.2]}"

@@ -32,7 +32,7 @@ def command(tmp_path, folder, *more):
             out.writerow(["text", "label"])
             for i in range(220):
                 out.writerow([" ".join(rng.choices(words, k=rng.randint(3, 20))) + f" {i}", rng.choice(["good", "bad"])])
-    return ["experiment=classify", f"data.path={path}", "model.width=32", "model.heads=2", "model.feed_forward=64",
+    return ["experiment=classify", f"data.path={path}", "model.depth=2", "model.width=32", "model.heads=2", "model.feed_forward=64",
             "data.max_length=32", "data.batch_size=16", "epochs=3", "save_every=3", "log_every=1", "tracker=[console,jsonl]",
             "optimizer.learning_rate=1e-3", "last=true", f"run_dir={folder}", *more]
 

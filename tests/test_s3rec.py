@@ -101,6 +101,7 @@ def test_other_attributes_are_other_data(tmp_path):
     assert found[0] == found[1] and found[0][0] == found[2][0] != found[0][1] != found[2][1]
 
 
+@pytest.mark.slow
 def test_pretraining_and_fine_tuning(tmp_path):
     """A run on items and attributes learns; next_item starts from its weights, and each beginning of a history is an example."""
     rng, items = np.random.default_rng(0), 20

@@ -98,6 +98,7 @@ def test_search(quick, capsys):
     assert len(again) == 5 and len({row["optimizer.learning_rate"] for row in again}) == 5
 
 
+@pytest.mark.slow
 def test_grid(quick):
     """Every combination once, then it ends."""
     given = parameters(optimizer__learning_rate={"values": [1e-4, 1e-3]}, data__text_column={"values": [["title", "text"], "text"]})

@@ -93,8 +93,8 @@ def test_fsdp_divides_the_largest_axis_that_it_can():
 LARGE = ["strategy=fsdp", "strategy.table_rows=500"]   # the items' table is one of them
 
 
-@pytest.mark.parametrize("loss", ["sampled_ce", *(pytest.param(more, marks=pytest.mark.slow) for more in (
-    "ce", "sampled_ce task.sampling=batch", "bce task.shared=true"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["sampled_ce", "ce", "sampled_ce task.sampling=batch", "bce task.shared=true"])
 def test_a_large_table_is_never_whole(loss):
     """Eight devices that have four columns of it each agree with one that has all; only a loss over all items puts it together."""
     words = ["model=sasrec", "task.negatives=7", *f"task.objective={loss}".split()]
@@ -168,7 +168,8 @@ def port():
         return found.getsockname()[1]
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("jit", marks=pytest.mark.slow), "fsdp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["jit", "fsdp"])
 def test_two_processes_agree_with_one(tmp_path, strategy):
     out, at = tmp_path / "out.npz", port()
     running = [subprocess.Popen([sys.executable, "-m", "tests.peer", str(at), str(i), strategy, str(out)], cwd=ROOT, text=True,

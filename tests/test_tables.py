@@ -71,9 +71,9 @@ def test_table(pretrained, tmp_path, capsys):
              "published": {f"test/{key}": {"value": x, "source": "A"} for key, x in (("accuracy", 0.83), ("macro_f1", 0.6))}},
             {"name": "{head.pooling} | of it", "against": "majority", "grid": {"head.pooling": ["cls"]}, "replicas": True,
              "overrides": ["experiment=sentiment", *small]}]
-    lost = [{"name": "broken", "overrides": ["experiment=classify", f"data.path={tmp_path / 'bad.csv'}"]},
+    lost = [{"name": "broken", "seeds": [0], "overrides": ["experiment=classify", f"data.path={tmp_path / 'bad.csv'}"]},
             {"name": "no data", "overrides": ["experiment=classify", "data.path=nowhere.csv"]},
-            {"name": "no weights", "overrides": ["experiment=sentiment", "model=bert", "model.checkpoint=/no/where"]}]
+            {"name": "no weights", "seeds": [0], "overrides": ["experiment=sentiment", "model=bert", "model.checkpoint=/no/where"]}]
     (tmp_path / "bad.csv").write_text("text,label\nonly one row,a\n")
     if pretrained:
         made = [pre, made[0], {**made[1], "from": "pre"}]

@@ -51,7 +51,7 @@ def on_device(batch):
     return batch | {"weight": normalise(batch["weight"], lambda x: x)}
 
 
-@pytest.mark.parametrize("words", [IN_BATCH, NEGATIVES], ids=["batch", "negatives"])
+@pytest.mark.parametrize("words", [pytest.param(IN_BATCH, marks=pytest.mark.slow), NEGATIVES], ids=["batch", "negatives"])
 def test_loss_and_gradient_are_those_of_the_whole_catalogue(words):
     """Against a table of all items' texts, read with one product after the other and no tiles."""
     made = parts(*words)
@@ -92,8 +92,8 @@ def test_an_item_has_one_dropout_a_step():
     assert len(both) > 10 and np.abs(first - second).max() < 1e-6 and np.abs(first - later).max() > 1e-2
 
 
-@pytest.mark.parametrize("strategy", ["fsdp strategy.table_rows=80", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in world.names("strategy"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp strategy.table_rows=80", *world.names("strategy")])
 def test_strategies_agree(strategy):
     """With tables that are never put together too, where devices meet in every tile of texts."""
     found = []

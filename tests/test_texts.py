@@ -35,6 +35,7 @@ def shop(tmp_path_factory):
     return folder / "log.csv", folder / "vectors.parquet"
 
 
+@pytest.mark.slow
 def test_new_items_can_be_recommended(shop, tmp_path, capsys):
     """A fifth of the items is in nobody's training; by their vectors they are found, by their numbers they can't be."""
     log, known = shop
