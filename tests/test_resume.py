@@ -1,6 +1,7 @@
 """Nothing is lost: whatever stops a run, the same command ends bit-identical to the run that nobody stopped."""
 
 import csv
+import fcntl
 import json
 import os
 import random
@@ -16,6 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pyarrow.parquet as pq
 import pytest
+
+from tests.test_commands import call
 
 ROOT = Path(__file__).parent.parent
 TIMING = re.compile(r"per_second|wall_seconds")
@@ -119,18 +122,17 @@ def test_twenty_random_points(whole):
     same(everything(whole[0] / "long"), found)
 
 
-def test_finished_foreign_and_busy_folders(whole, tmp_path):
+def test_finished_foreign_and_busy_folders(whole, capfd):
     folder, before = whole
-    again = run("experiments.train", *command(folder, folder / "run"))
-    assert "is finished" in again.stdout and "test/accuracy" in again.stdout
-    other = run("experiments.train", *command(folder, folder / "run", "seed=1", "optimizer.weight_decay=0.5"), check=False)
-    assert other.returncode == 2 and "optimizer.weight_decay, seed" in other.stderr
-    import fcntl
-
+    assert call("train", *command(folder, folder / "run")) == 0
+    found = capfd.readouterr().out
+    assert "is finished" in found and "test/accuracy" in found
+    assert call("train", *command(folder, folder / "run", "seed=1", "optimizer.weight_decay=0.5")) == 2
+    assert "optimizer.weight_decay, seed" in capfd.readouterr().err
     with open(folder / "run" / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        busy = run("experiments.train", *command(folder, folder / "run"), check=False)
-    assert busy.returncode == 2 and "another process" in busy.stderr
+        assert call("train", *command(folder, folder / "run")) == 2
+    assert "another process" in capfd.readouterr().err
     same(before, everything(folder / "run"))
 
 
