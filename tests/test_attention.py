@@ -49,7 +49,8 @@ def test_the_kernel_computes_what_the_dense_form_does(length, width, causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length,width,rate", [(256, 64, 0.0), (100, 8, 0.3), (200, 24, 0.1)])
+@pytest.mark.parametrize("length,width,rate", [
+    (256, 64, 0.0), (100, 8, 0.3), pytest.param(200, 24, 0.1, marks=pytest.mark.slow)])
 def test_the_kernel_for_gpus_drops_what_the_dense_form_drops(length, width, rate, causal):
     """Rows of four blocks and of a part of two; widths that are filled up."""
     query, key, value, direction, segment = given(length, width)
@@ -135,6 +136,7 @@ def test_what_is_told_is_what_is_computed(words, rate):
                 wiring.attention(config, made)
 
 
+@pytest.mark.slow
 def test_the_choice_is_told_and_kept(tmp_path, capsys):
     words = ["experiment=sentiment", "steps=1", "data.limit=100", "tracker=[jsonl]", *TINY]
     assert call("train", *words, f"run_dir={tmp_path / 'run'}", "model.scan=true") == 0

@@ -80,7 +80,7 @@ def test_a_row_of_which_some_runs_failed(tmp_path, capsys):
 
 def test_what_is_not_compared_is_named(tmp_path):
     """Columns without a test over examples, rows on other examples; where much is compared p can still be small."""
-    right = [[True] * 90 + [False] * 10, [True] * 50 + [False] * 50, [True] * 30]
+    right = [[True] * 36 + [False] * 4, [True] * 20 + [False] * 20, [True] * 30]
     cells = [made(tmp_path, name, seed, {"accuracy": sum(x) / len(x), "roc_auc": 0.5}, x)
              for name, x in zip("abc", right, strict=True) for seed in range(3)]
     found, left = compare.pairs([{"name": name, "against": []} for name in "abc"], {(c.row, c.seed): c for c in cells}, COLUMNS)

@@ -344,6 +344,7 @@ def log_of(folder):
     return rows, ["experiment=click", "data=clicks", *told, "tracker=[jsonl]"]
 
 
+@pytest.mark.slow
 def test_new_rows_know_the_past_of_the_log(folder, capsys):
     """How long ago, and whether texts match, as if they stood at its end; what comes too early or by other vectors is refused."""
     rows, common = log_of(folder)

@@ -76,6 +76,7 @@ def test_the_backward_pass(monkeypatch):
     assert "tests/test_debug.py line " in said and "self.dense.bias[...].max()" in said
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path, capsys):
     """One sentence; the same command without it has said that it helps. Hydra takes the word for a number."""
     words = ["experiment=sentiment", "steps=20", "data.limit=200", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}", *TINY, *HUGE]

@@ -128,7 +128,7 @@ def test_columns_and_metrics(task):
 
 # ---- peft
 @pytest.mark.parametrize("peft,task", [
-    (peft, task) if number == 0 or peft != "full" and number % 2 else pytest.param(peft, task, marks=pytest.mark.slow)
+    (peft, task) if number == 0 or peft != "full" and number % 3 == 1 else pytest.param(peft, task, marks=pytest.mark.slow)
     for peft in world.names("peft") for number, task in enumerate(TASKS)])
 def test_peft(peft, task):
     made = shallow(task, f"peft={peft}")
@@ -239,9 +239,8 @@ def deep(task, peft):
     return given, *world.curve(made, given)
 
 
-@pytest.mark.parametrize("task,way,strategy,devices,peft",
-                         [case if case[1:3] == ("both", "fsdp")
-                          else pytest.param(*case, marks=pytest.mark.slow) for case in WHERE])
+@pytest.mark.slow
+@pytest.mark.parametrize("task,way,strategy,devices,peft", WHERE)
 def test_how_layers_are_computed_changes_nothing(task, way, strategy, devices, peft):
     given, wanted, end = deep(task, peft)
     made = shallow(task, f"strategy={strategy}", f"strategy.devices={devices}", f"peft={peft}", "model.depth=3", *WAYS[way])

@@ -506,8 +506,8 @@ def log(tmp_path_factory):
     return folder / "log.csv"
 
 
-WORDS = ["experiment=next_item", "data=sequences", "model.width=16", "model.feed_forward=16", "data.max_length=10",
-         "task.cutoffs=[1,5]", "task.most=5", "tracker=[jsonl]", "best.metric=ndcg@5"]
+WORDS = ["experiment=next_item", "data=sequences", "model.depth=1", "model.width=16", "model.feed_forward=16",
+         "data.max_length=10", "task.cutoffs=[1,5]", "task.most=5", "tracker=[jsonl]", "best.metric=ndcg@5"]
 
 
 @pytest.fixture(scope="module")
@@ -775,7 +775,7 @@ def test_item_vectors_are_dropped_once_a_step():
     assert np.abs(read - held).max() > 1e-3
 
 
-@pytest.mark.parametrize("strategy", ["jit", "fsdp strategy.table_rows=80"])
+@pytest.mark.parametrize("strategy", [pytest.param("jit", marks=pytest.mark.slow), "fsdp strategy.table_rows=80"])
 def test_devices_drop_the_same_of_item_vectors(strategy):
     """With tables that are never put together too."""
     curves = []

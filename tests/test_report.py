@@ -211,6 +211,7 @@ def test_mistakes(words, said, capsys, tmp_path, monkeypatch):
     assert error.startswith("error: ") and said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_texts_of_files_a_split(tmp_path):
     """Lines of a pattern, a file a split: the texts of wrong answers are found in them."""
     for split, count in (("train", 60), ("valid", 20), ("test", 20)):

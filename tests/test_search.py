@@ -217,6 +217,7 @@ def test_wrong_words(quick, words, said, capsys):
     assert "there is no file nowhere.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_search(quick, capsys):
     """Of the same name is refused; so is a second one at the same time."""
     assert call("search", file_of(quick), "trials=1") == 0

@@ -23,7 +23,7 @@ def p_values(rng, shifts, sigma, examples=300, samples=200):
     return np.array([x.p for x in found]), holm([x.p for x in found])
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.2])
+@pytest.mark.parametrize("sigma", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 def test_equal_rows_are_seldom_said_to_differ(sigma):
     """200 tables of three equal rows with three seeds: a false claim in about 5 % of the comparisons, and of the tables, at most.
     Of 200 tables of which 5 % have one, 19 or more have probability .003."""

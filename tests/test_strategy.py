@@ -138,7 +138,7 @@ STRATEGIES = world.names("strategy")
 
 
 @pytest.mark.parametrize("strategy,first,then", [
-    (strategy, *devices) if strategy == "fsdp" or devices == (8, 1) else pytest.param(strategy, *devices, marks=pytest.mark.slow)
+    (strategy, *devices) if strategy == "fsdp" else pytest.param(strategy, *devices, marks=pytest.mark.slow)
     for strategy in STRATEGIES for devices in ((8, 1), (1, 8))])
 def test_a_checkpoint_goes_to_any_strategy_on_other_devices(tmp_path, strategy, first, then):
     """Bit for bit, after two steps."""

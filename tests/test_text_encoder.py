@@ -200,6 +200,7 @@ def test_a_run_is_used(shop, tmp_path, capsys):
     assert min(moved.values()) > 1e-3 and load_facts(tmp_path / "tuned" / "text_encoder").width == after.texts.facts.width
 
 
+@pytest.mark.slow
 def test_what_an_earlier_start_left_is_not_the_run_s(shop, tmp_path, capsys, monkeypatch):
     """A start that never saved anything had a text encoder; the corrected one has none."""
     run, words = tmp_path / "run", [*WORDS, f"data.path={shop / 'log.csv'}", f"data.texts={shop / 'items.csv'}", "epochs=1"]
