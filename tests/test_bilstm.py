@@ -144,6 +144,7 @@ def test_a_run_trains_evaluates_and_predicts(trained, tmp_path, capsys):
     assert pd.read_csv(tmp_path / "out.csv").shape[0] == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_a_checkpoint_for_its_kind_only(trained, tmp_path, capsys):
     """A new head on the same model; no transformers class, no BERT."""
     more = ["data.limit=100", "steps=1", f"model.checkpoint={trained}", f"run_dir={tmp_path / 'run'}"]

@@ -130,6 +130,7 @@ def test_reading_leaves_alone_what_is_being_written(tmp_path, words):
     assert not writing.exists()
 
 
+@pytest.mark.slow
 def test_several_labels_of_text_pairs_in_bfloat16(tmp_path, words):
     more = ["data.label_column=several", "data.target=multi", "task.multi_label=true", "data.text_pair_column=pair",
             "model.dtype=bfloat16", "peft=bitfit", "gradient=accumulate", "steps=4"]

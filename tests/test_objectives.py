@@ -233,6 +233,7 @@ def test_simcse_is_its_equation():
         np.testing.assert_allclose(found[:, side], -np.log(np.diag(score) / score.sum(1)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pair_needs_a_second_text(tmp_path, capsys):
     words = ["experiment=pretrain_contrastive", "debug=fast", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}", *TINY]
     assert call("train", *words, "task.views=pair") == 2 and "set data.text_pair_column" in capsys.readouterr().err

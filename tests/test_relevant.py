@@ -195,6 +195,7 @@ def test_what_several_are_worth():
 
 
 # ---- commands
+@pytest.mark.slow
 def test_runs_with_several_relevant_items(log, tmp_path, undrawn, monkeypatch):  # noqa: F811
     """A network, read again, and baselines: lists of targets and ranks, the same numbers from them, and pairs of rows compared."""
     kinds = written(tmp_path / "items.csv", "item,category\n" + "".join(f"i{i},{i // 6}\n" for i in range(30)))
