@@ -54,7 +54,7 @@ def undrawn():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def composed_once():
+def mode_of_the_words():
     """Commands in this process compose their configuration once. Hydra does it twice, first to read `hydra.mode` alone, which
     takes a fifth of a second; without that the words of the command line say it: `-m`, or not."""
     with pytest.MonkeyPatch.context() as patch:
