@@ -124,6 +124,21 @@ def test_an_example_with_more_slots_than_the_trial_saw_has_room():
         made.shaped(8, 7)
 
 
+def test_rows_have_few_empty_slots_where_slots_cost_something():
+    """An example in four has 4 slots and 8 tokens, the others 5 and 80: rows of 80 tokens hold ten of the first, with 40 slots, of
+    which the others leave 35 empty. At 2 tokens a slot 130 rows of 5 slots would cost 130 · 90, but 108 of 12, three of the short
+    ones in a row, 108 · 104."""
+    tokens, slots = np.tile([8, 80, 80, 80], 2 * pack.WINDOW), np.tile([4, 5, 5, 5], 2 * pack.WINDOW)
+    assert pack.choose_shape(tokens, slots, 130, 80, 80) == pack.Shape(101, 80, 40)
+    assert pack.choose_shape(tokens, slots, 130, 80, 80, slot=2) == pack.Shape(108, 80, 12)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 90, 5_000)
+    slots = np.minimum(tokens, rng.integers(1, 9, 5_000))
+    free, tight = (pack.choose_shape(tokens, slots, 200, 90, 96, slot=slot) for slot in (0, 3))
+    spent = [len(pack.plan(tokens, slots, shape, (5, 1))) * (96 + 3 * shape.slots) for shape in (free, tight)]
+    assert spent[1] < spent[0] and sorted(sum(pack.plan(tokens, slots, tight, (5, 1)), [])) == list(range(5_000))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_packed_equals_unpacked(task):
     packed, alone = feed_of(task), feed_of(task, alone=True)

@@ -37,23 +37,15 @@ class Feed:
         longest = max(int(self.tokens.max()), most[0])
         if row_length is not None and row_length < longest:
             raise InputError(f"data.row_length {row_length} is shorter than the longest example, {longest} tokens")
-        self.shape = pack.choose_shape(self.tokens, self.slots, batch_size, longest, row_length, self.alone)
+        self.shape = pack.choose_shape(self.tokens, self.slots, batch_size, longest, row_length, self.alone,
+                                       getattr(self.task, "slot_tokens", 0))
         self.shape = self.shape._replace(slots=max(self.shape.slots, int(self.slots.max()), most[1]))
         return self.shape
 
     def few(self, shape: pack.Shape, examples: int) -> pack.Shape:
-        """A shape of rows as long for reading this split at its few slots, about so many examples a batch.
-
-        Short examples would fill rows with many more slots than others have, most of which are empty then, and ranking for a slot
-        costs more than reading a row's `SLOT` tokens: of some bounds on the slots of a row the one of the least cost is taken.
-        """
-        mean, cost = float(self.tokens.sum()) / shape.length, {}
-        for share in (0.5, 0.7, 0.85, 1, 1.2, 2, np.inf):
-            slots = max(int(min(share * self.slots.sum() / mean, self.slots.sum())), int(self.slots.max()), 1)
-            rows = pack.plan(self.tokens, self.slots, shape._replace(slots=slots), None, self.alone)
-            most = max(int(self.slots[row].sum()) for row in rows)
-            cost[len(rows) * (shape.length + SLOT * most)] = len(rows), most
-        count, most = cost[min(cost)]
+        """A shape of rows as long for reading this split at its few slots, about so many examples a batch; ranking for a slot costs
+        more than reading a row's `SLOT` tokens."""
+        count, most = pack.bound(self.tokens, self.slots, shape, SLOT, None, self.alone)
         return shape._replace(rows=max(1, round(examples * count / len(self.examples))), slots=most)
 
     def plan(self, seed: int | None, epoch: int) -> pack.Rows:

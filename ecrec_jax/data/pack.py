@@ -75,11 +75,12 @@ def plan(tokens: Int[np.ndarray, "E"], slots: Int[np.ndarray, "E"], shape: Shape
 
 
 def choose_shape(tokens: Int[np.ndarray, "E"], slots: Int[np.ndarray, "E"], batch_size: int, longest: int,
-                 row_length: int | None, alone: bool = False) -> Shape:
+                 row_length: int | None, alone: bool = False, slot: int = 0) -> Shape:
     """B, L, S from the configuration and the data's lengths alone, never from the seed or the devices.
 
     L is `row_length`, or the first of `longest` (rounded up to 8), then multiples of 32, for which the examples of B rows
-    come within 5 % of `batch_size` and rows are 97 % full in a trial packing; S is the most slots of its rows.
+    come within 5 % of `batch_size` and rows are 97 % full in a trial packing; S is the most slots of its rows, or where a slot
+    costs something, as many as cost least.
     """
     first = max(8, -(-longest // 8) * 8)
     sample = np.random.default_rng(0).permutation(len(tokens))[: 8 * WINDOW]
@@ -98,7 +99,24 @@ def choose_shape(tokens: Int[np.ndarray, "E"], slots: Int[np.ndarray, "E"], batc
         if cost == 0:
             break
     assert best is not None
+    if slot:
+        count, most = bound(tokens[sample], slots[sample], best[1], slot, (0,), alone)
+        return Shape(max(1, round(batch_size * count / len(sample))), best[1].length, most)
     return best[1]
+
+
+def bound(tokens: Int[np.ndarray, "E"], slots: Int[np.ndarray, "E"], shape: Shape, slot: int, seed: Sequence[int] | None,
+          alone: bool = False) -> tuple[int, int]:
+    """How many rows of L tokens the examples need, and the most slots of one, under that of some bounds on slots which costs least,
+    where a slot costs as much as `slot` tokens: short examples would fill rows with many more slots than others have, most of
+    which are empty then."""
+    mean, cost = float(tokens.sum()) / shape.length, {}
+    for share in (0.5, 0.7, 0.85, 1, 1.2, 2, np.inf):
+        slots_a_row = max(int(min(share * slots.sum() / mean, slots.sum())), int(slots.max()), 1)
+        rows = plan(tokens, slots, shape._replace(slots=slots_a_row), seed, alone)
+        most = max(int(slots[row].sum()) for row in rows)
+        cost[len(rows) * (shape.length + slot * most)] = len(rows), most
+    return cost[min(cost)]
 
 
 def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows: Sequence[int], first: Sequence[bool],

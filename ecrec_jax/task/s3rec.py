@@ -40,6 +40,7 @@ class S3Rec:
     new_ids: tuple[int, ...]
     couples_rows = False
     target = "s3rec"
+    slot_tokens = 2   # tokens that a slot's attributes cost as much as (Beauty's, 64 numbers, 2 layers, 2 CPU cores)
 
     def __post_init__(self):
         if not 0 < self.rate < 1:
