@@ -1,9 +1,9 @@
 """The opponent: SASRec in torch on the same histories; `python bench/torch_sasrec.py FORM DTYPE HISTORIES.npz`.
 
 FORM `stock`: random batches of 128, padded to the longest of the batch, logits of all items at every position, padding ignored by
-the loss. `tuned`: batches of histories of similar length, logits at real positions only. Both: padding on the right, so that SDPA's
-causal form needs no mask, fused Adam, dropout .1, 64 numbers an item, 2 layers, 1 head. DTYPE `bfloat16`: automatic mixed
-precision. Runs in an environment of its own; needs torch, nothing of ours.
+the loss. `real`: the same batches, logits at real positions only. `tuned`: that, and batches of histories of similar length. All:
+padding on the right, so that SDPA's causal form needs no mask, fused Adam, dropout .1, 64 numbers an item, 2 layers, 1 head. DTYPE
+`bfloat16`: automatic mixed precision. Runs in an environment of its own; needs torch, nothing of ours.
 """
 
 import sys
@@ -66,7 +66,7 @@ def trainer(form: str, dtype: str, texts: Texts) -> Callable[[int], int]:
             ids, mask = texts.padded(next(batches))
             with mixed(dtype):
                 hidden, labels, real = model(ids[:, :-1]), ids[:, 1:], mask[:, 1:] > 0
-                if form == "tuned":
+                if form != "stock":
                     hidden, labels = hidden[real], labels[real]
                 logits = hidden @ model.items.weight.T
                 loss = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=0)
