@@ -12,14 +12,23 @@ from ecrec_jax.matmul import matmul
 
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
 ALIGNED = 256           # ids that a piece has a multiple of: GPUs multiply others by slower kernels
+EIGHT = 8               # columns come in so many: both kinds of devices multiply others by slower kernels
 BLOCK = 32              # ids of which the largest logit is looked at before the others, where few at the top are asked for
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
 
 def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S V"]:
-    """All of them, f32."""
-    flat = matmul(query.reshape(-1, query.shape[-1]), table.T)
-    return flat.reshape(*query.shape[:-1], len(table)).astype(jnp.float32) + bias.astype(jnp.float32)
+    """All of them, f32. In f32 on CPU the bias is a column of the table: a sum of that size takes half the product's time. Other
+    devices make the sum with the product, and f32 products of fewer bits."""
+    flat = query.reshape(-1, query.shape[-1])
+    apart = lambda q, t, b: matmul(q, t.T).astype(jnp.float32) + b.astype(jnp.float32)  # noqa: E731
+    wide = lambda x, last: jnp.concatenate([x, last, jnp.zeros((len(x), EIGHT - 1), x.dtype)], -1)  # noqa: E731
+    at_once = lambda q, t, b: matmul(wide(q, jnp.ones_like(q[:, :1])), wide(t, b[:, None]).T)  # noqa: E731
+    if query.dtype == table.dtype == bias.dtype == jnp.float32:
+        made = jax.lax.platform_dependent(flat, table, bias, cpu=at_once, default=apart)
+    else:
+        made = apart(flat, table, bias)
+    return made.reshape(*query.shape[:-1], len(table))
 
 
 @jax.custom_vjp
@@ -51,16 +60,18 @@ def powers(query: Array, table: Array, bias: Array) -> tuple[Array, Any]:
 
 
 def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Array, Array]:
-    """Of query, table and bias: with p = softmax of the logits, g p T, (g p)ᵀ query and Σ g p."""
+    """Of query, table and bias: with p = softmax of the logits, g p T, (g p)ᵀ query and Σ g p. The last two are one product,
+    (g query, g)ᵀ p: on CPU a sum of p's rows takes as long as a product with 64 columns, and p transposed twice as long as this."""
     query, table, bias, found, total = kept
     edges, wide = pieces(query[..., 0].size * len(table), len(table)), query.astype(jnp.float32)
-    of_query, of_table, of_bias = jnp.zeros_like(wide), [], []
+    of_query, of_both = jnp.zeros_like(wide), []
     for first, end, (power, most) in zip(edges, edges[1:], found, strict=False):
         scale, flat = gradient[..., None] * jnp.exp(most - total[..., None]), power.reshape(-1, end - first)
         of_query += matmul(flat, table[first:end]).reshape(query.shape).astype(jnp.float32) * scale
-        of_table.append(matmul(flat.T, (wide * scale).astype(table.dtype).reshape(-1, table.shape[1])))
-        of_bias.append((flat.T @ scale.astype(table.dtype).reshape(-1, 1))[:, 0])
-    return of_query.astype(query.dtype), jnp.concatenate(of_table), jnp.concatenate(of_bias).astype(bias.dtype)
+        both = jnp.concatenate([wide * scale, scale, jnp.zeros((*scale.shape[:-1], EIGHT - 1))], -1)
+        of_both.append(matmul(both.astype(table.dtype).reshape(-1, both.shape[-1]).T, flat))
+    width, made = table.shape[1], jnp.concatenate(of_both, 1)
+    return of_query.astype(query.dtype), made[:width].T, made[width].astype(bias.dtype)
 
 
 log_sum.defvjp(powers, powers_gradient)
