@@ -18,17 +18,24 @@ LEAST = -1e8            # of a bias: ids below are in nobody's list
 
 
 def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S V"]:
-    """All of them, f32. In f32 on CPU the bias is a column of the table: a sum of that size takes half the product's time. Other
-    devices make the sum with the product, and f32 products of fewer bits."""
+    """All of them, f32."""
     flat = query.reshape(-1, query.shape[-1])
-    apart = lambda q, t, b: matmul(q, t.T).astype(jnp.float32) + b.astype(jnp.float32)  # noqa: E731
-    wide = lambda x, last: jnp.concatenate([x, last, jnp.zeros((len(x), EIGHT - 1), x.dtype)], -1)  # noqa: E731
-    at_once = lambda q, t, b: matmul(wide(q, jnp.ones_like(q[:, :1])), wide(t, b[:, None]).T)  # noqa: E731
     if query.dtype == table.dtype == bias.dtype == jnp.float32:
         made = jax.lax.platform_dependent(flat, table, bias, cpu=at_once, default=apart)
     else:
         made = apart(flat, table, bias)
     return made.reshape(*query.shape[:-1], len(table))
+
+
+def apart(query: Float[Array, "M D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "M V"]:
+    """The product and the sum, which GPUs and TPUs make in one kernel; their products have fewer bits than f32."""
+    return matmul(query, table.T).astype(jnp.float32) + bias.astype(jnp.float32)
+
+
+def at_once(query: Float[Array, "M D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "M V"]:
+    """The bias as a column of the table: on CPU a sum of this size takes half the product's time."""
+    wide = lambda x, last: jnp.concatenate([x, last, jnp.zeros((len(x), EIGHT - 1), x.dtype)], -1)  # noqa: E731
+    return wide(query, jnp.ones_like(query[:, :1])) @ wide(table, bias[:, None]).T
 
 
 @jax.custom_vjp
