@@ -12,7 +12,7 @@ from ecrec_jax.matmul import matmul
 
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
 ALIGNED = 256           # ids that a piece has a multiple of: GPUs multiply others by slower kernels
-EIGHT = 8               # columns come in so many: both kinds of devices multiply others by slower kernels
+EIGHT = 8               # columns are added by so many: other numbers of them are multiplied by slower kernels
 BLOCK = 32              # ids of which the largest logit is looked at before the others, where few at the top are asked for
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
@@ -20,7 +20,8 @@ LEAST = -1e8            # of a bias: ids below are in nobody's list
 def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S V"]:
     """All of them, f32."""
     flat = query.reshape(-1, query.shape[-1])
-    if query.dtype == table.dtype == bias.dtype == jnp.float32:
+    many = len(flat) > table.shape[1]   # the logits are larger than a copy of the table
+    if many and query.dtype == table.dtype == bias.dtype == jnp.float32:
         made = jax.lax.platform_dependent(flat, table, bias, cpu=at_once, default=apart)
     else:
         made = apart(flat, table, bias)
@@ -33,7 +34,7 @@ def apart(query: Float[Array, "M D"], table: Float[Array, "V D"], bias: Float[Ar
 
 
 def at_once(query: Float[Array, "M D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "M V"]:
-    """The bias as a column of the table: on CPU a sum of this size takes half the product's time."""
+    """The bias as a column of a copy of the table: on CPU a sum of all logits takes half the product's time."""
     wide = lambda x, last: jnp.concatenate([x, last, jnp.zeros((len(x), EIGHT - 1), x.dtype)], -1)  # noqa: E731
     return wide(query, jnp.ones_like(query[:, :1])) @ wide(table, bias[:, None]).T
 

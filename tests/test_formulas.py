@@ -42,6 +42,19 @@ def test_factored_cross_entropy_is_the_plain_one():
                                np.take_along_axis(np.asarray(outputs.logits()), LABEL[..., None], -1)[..., 0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("slots,copies", [(2, False), (3, True)])
+def test_logits_are_the_product_and_the_bias(slots, copies):
+    """4 rows of slots with 8 numbers each, 300 ids, of which one has no share; the table, 300 · 8, is copied with its bias for more
+    queries than it has columns alone."""
+    rng = np.random.default_rng(0)
+    query, table, bias = (rng.normal(size=shape).astype("f4") for shape in ((4, slots, 8), (300, 8), (300,)))
+    bias[7] = factored.LEAST
+    outputs = factored.Factored(*map(jnp.asarray, (query, table, bias)))
+    np.testing.assert_allclose(outputs.logits(), query.astype("f8") @ table.T + bias, rtol=1e-6, atol=1e-5)
+    text = jax.jit(lambda o: o.logits()).lower(outputs).as_text()
+    assert ("concatenate" in text) == copies
+
+
 @pytest.mark.parametrize("size", [1, 3, 6, 7, 8, None])   # of 7 ids
 def test_tiles_change_nothing(size):
     """Loss, gradients and the likeliest id are those of all logits at once."""

@@ -29,7 +29,8 @@ class Feed:
         self.shape = shape
 
     def shaped(self, batch_size: int, row_length: int | None, most: Sequence[int] = (0, 0)) -> pack.Shape:
-        """Choose B, L and S for this split, so that an example of `most` (tokens, slots) has room too.
+        """Choose B, L and S for this split, so that an example of `most` (tokens, slots) has room too. A task with wide
+        outputs says in `slot_tokens` how many tokens a slot costs as much as.
 
         Raises:
             InputError: `row_length` can't hold the longest example.
