@@ -13,16 +13,19 @@ ROOT = Path(__file__).parent.parent
 
 
 def turns(sides: dict[str, "Worker"], rounds: int, steps: int, label: str) -> dict[str, Any]:
-    """Let every side make `steps` steps a round, in turns, and end them; what each says of itself, its tokens a second of every
-    round, its peak memory, its matmul ceiling and the seconds to its first step."""
-    told = {name: [] for name in sides}
+    """Let every side work in turns, each as long as the slowest takes for `steps` steps (in a first round, which isn't counted):
+    steps after a wait are slower than those of an epoch, and a fast side would make few others. What each says of itself, its
+    tokens a second of every round, its peak memory, its matmul ceiling and the seconds to its first step."""
     for side in sides.values():
         side.ready()
+    took = {name: side.steps(steps)["seconds"] for name, side in sides.items()}
+    count = {name: round(steps * max(took.values()) / seconds) for name, seconds in took.items()}
+    told = {name: [] for name in sides}
     for i in range(rounds):
         for name, side in sides.items():
-            told[name].append(side.steps(steps))
+            told[name].append(side.steps(count[name]))
             speed = told[name][-1]["tokens"] / told[name][-1]["seconds"]
-            print(f"  {label}, round {i + 1}/{rounds}, {name}: {speed:.0f} tokens/s", file=sys.stderr)
+            print(f"  {label}, round {i + 1}/{rounds}, {name}: {speed:.0f} tokens/s in {count[name]} steps", file=sys.stderr)
     for side in sides.values():
         side.close()
     last = lambda name: {key: told[name][-1][key] for key in ("peak_mb", "ceiling")}  # noqa: E731

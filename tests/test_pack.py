@@ -1,5 +1,6 @@
 """Examples to batches: packing loses nothing and leaks nothing, order is a pure function, masking draws what it says."""
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -212,6 +213,23 @@ def test_real_reviews_fill_their_rows(reviews):
 
 def running():
     return sum(thread.is_alive() for thread in threading.enumerate())
+
+
+def test_a_late_generator_draws_as_numpy_does():
+    """The same stream from the same seed, whatever is asked first, and nothing is made where nothing is drawn."""
+    late, drawn = feed.Late(3, 1, 4), np.random.default_rng((3, 1, 4))
+    assert "generator" not in vars(late)
+    for one in (late, drawn):
+        one.permutation(9)
+    np.testing.assert_array_equal(late.random(5), drawn.random(5))
+    assert late.integers(1 << 40) == drawn.integers(1 << 40)
+
+
+@pytest.mark.parametrize("segment", [[4], [1, 1, 1], [1, 2, 3], [1, 1, 2, 2, 2, 3], [2, 2, 1, 1, 1, 2]])
+def test_positions_begin_again_with_every_segment(segment):
+    """Whatever numbers segments have, and however long they are."""
+    expected = [i for _, group in itertools.groupby(segment) for i, _ in enumerate(group)]
+    assert pack.within(np.array(segment)).tolist() == expected
 
 
 def test_ahead_keeps_order_and_passes_on_errors():

@@ -1,5 +1,6 @@
 """Batches of a split for a task: a plan an epoch, filled batch by batch, ahead of the step."""
 
+import functools
 import queue
 import threading
 from collections import deque
@@ -14,6 +15,21 @@ from ecrec_jax.types import Batch, Example, InputError, Task
 
 T = TypeVar("T")
 SLOT = 32   # tokens that a slot costs as much as, where all items are ranked for it (SASRec, 12,101 items)
+
+
+class Late:
+    """numpy's generator of a seed, made once something is drawn: to make it takes as long as all else for a short example."""
+
+    def __init__(self, *seed: int):
+        self.seed = seed
+
+    @functools.cached_property
+    def generator(self) -> np.random.Generator:
+        """The one that draws."""
+        return np.random.default_rng(self.seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.generator, name)
 
 
 class Feed:
@@ -66,7 +82,7 @@ class Feed:
         for first in range(start * self.shape.rows, len(rows), self.shape.rows):
             chosen = rows[first : first + self.shape.rows]
             members = [self.examples[i] for row in chosen for i in row]
-            prepared = [self.task.prepare(e, np.random.default_rng((seed or 0, epoch, e.index))) for e in members]
+            prepared = [self.task.prepare(e, Late(seed or 0, epoch, e.index)) for e in members]
             yield pack.lay(prepared, [e.index for e in members], [r for r, row in enumerate(chosen) for _ in row],
                            [i == 0 for row in chosen for i in range(len(row))], self.shape)
 

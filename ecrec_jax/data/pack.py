@@ -164,5 +164,7 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
 
 def within(segment: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """Positions that start again at 0 with every segment."""
-    starts = np.flatnonzero(np.diff(segment, prepend=segment[0] - 1))
-    return np.arange(len(segment)) - np.repeat(starts, np.diff(starts, append=len(segment)))
+    place = np.arange(len(segment))
+    starts = np.where(segment[1:] != segment[:-1], place[1:], 0)
+    place[1:] -= np.maximum.accumulate(starts)
+    return place

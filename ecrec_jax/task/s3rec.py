@@ -60,6 +60,11 @@ class S3Rec:
         """Items of all histories, one after the other."""
         return np.array(self.history_items, "i4")
 
+    @functools.cached_property
+    def new(self) -> Int[np.ndarray, "N"]:
+        """The items that nothing is trained on."""
+        return np.array(self.new_ids, "i4")
+
     def whole(self, example: Example) -> Int[np.ndarray, "n"]:
         """The history with its last item; the newest ones fit."""
         return np.append(example.tokens, np.atleast_1d(example.label)[-1]).astype("i4")[-self.positions :]
@@ -80,17 +85,18 @@ class S3Rec:
         length = int(rng.integers(1, max(n // 2, 1) + 1))
         first = int(rng.integers(0, n - length + 1))
         other = int(rng.integers(0, max(len(self.stream) - length, 0) + 1))
-        part = (np.arange(n) >= first) & (np.arange(n) < first + length)
-        elsewhere = np.full(n, self.mask_id, "i4")
-        elsewhere[first : first + length] = np.resize(self.stream[other : other + length], length)
-        copies = [np.where(hidden, self.mask_id, items), np.where(part, self.mask_id, items), np.where(part, items, self.mask_id),
-                  elsewhere]
-        negative = drawn((n,), self.items, np.union1d(items, np.array(self.new_ids, items.dtype)), rng)
-        return {"tokens": np.concatenate(copies).astype("i4"), "type": np.zeros(4 * n, "i4"), "first": max(0, example.first - 1),
-                "segment": np.repeat(np.arange(1, 5), n).astype("i4"),
-                "slot": np.append(np.arange(n), n * np.array([2, 3, 4]) - 1).astype("i4"),
-                "label": np.append(items, [0, -1, -1]).astype("i4"), "weight": np.ones(n + ENDS, "f4"),
-                "negative": np.append(negative, np.zeros(ENDS)).astype("i4")[:, None]}
+        copies = np.full((4, n), self.mask_id, "i4")
+        copies[0, ~hidden] = items[~hidden]
+        copies[1] = items
+        copies[1, first : first + length] = self.mask_id
+        copies[2, first : first + length] = items[first : first + length]
+        copies[3, first : first + length] = self.stream.take(np.arange(other, other + length), mode="wrap")
+        slot, label, negative = np.arange(n + ENDS, dtype="i4"), np.zeros(n + ENDS, "i4"), np.zeros((n + ENDS, 1), "i4")
+        slot[n:], label[:n], label[n + 1 :] = (2 * n - 1, 3 * n - 1, 4 * n - 1), items, -1
+        negative[:n, 0] = drawn((n,), self.items, np.union1d(items, self.new) if len(self.new) else np.unique(items), rng)
+        return {"tokens": copies.reshape(-1), "type": np.zeros(4 * n, "i4"), "first": max(0, example.first - 1),
+                "segment": np.repeat(np.arange(1, 5, dtype="i4"), n), "slot": slot, "label": label,
+                "weight": np.ones(n + ENDS, "f4"), "negative": negative}
 
     def parts(self, outputs: Float[Array, "B S A+4"], batch: Batch) -> dict[str, Float[Array, "B S"]]:
         """The four losses of every slot without their weights, 0 where a slot has none."""
