@@ -41,19 +41,14 @@ class Factored(NamedTuple):
         """All logits, f32."""
         return products.logits(self.query, jnp.asarray(self.table), self.bias)
 
-    def at(self, ids: Int[Array, "B S N"]) -> Float[Array, "B S N"]:
-        """Logits of some ids only, f32."""
-        score = jnp.einsum("bsd,bsnd->bsn", self.query, lookup(self.table, ids))
-        return score.astype(jnp.float32) + lookup(self.bias[:, None], ids)[..., 0].astype(jnp.float32)
-
-    def among(self, ids: Int[Array, "B G N"]) -> Float[Array, "B S N"]:
-        """Logits of some ids, f32: the same ones, each once, for each of the G groups that the S slots of a row make."""
+    def at(self, ids: Int[Array, "B G N"]) -> Float[Array, "B S N"]:
+        """Logits of some ids only, f32: of each slot its own (G = S), or the same for all slots of one of the G groups of a row."""
         b, groups, n = ids.shape
-        query = self.query.reshape(b * groups, -1, self.query.shape[-1])
-        if isinstance(self.table, Divided):
-            score = jnp.einsum("mpd,mnd->mpn", query, lookup(self.table, ids.reshape(-1, n))).astype(jnp.float32)
+        query, flat = self.query.reshape(b * groups, -1, self.query.shape[-1]), ids.reshape(-1, n)
+        if isinstance(self.table, Divided) or products.at_a_time(flat, self.table) == len(flat):
+            score = jnp.einsum("mpd,mnd->mpn", query, lookup(self.table, flat)).astype(jnp.float32)
         else:
-            score = products.among(query, self.table, ids.reshape(-1, n))
+            score = products.among(query, self.table, flat)
         bias = lookup(self.bias[:, None], ids)[..., 0].astype(jnp.float32)
         return (score.reshape(b, groups, -1, n) + bias[:, :, None]).reshape(b, -1, n)
 

@@ -13,6 +13,7 @@ from ecrec_jax.matmul import matmul
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
 ALIGNED = 256           # ids that a piece has a multiple of: GPUs multiply others by slower kernels
 EIGHT = 8               # columns are added by so many: other numbers of them are multiplied by slower kernels
+GATHERED = {"cpu": 1 << 19, "gpu": 1 << 25, "tpu": 1 << 25}   # numbers of vectors that are gathered at a time
 BLOCK = 32              # ids of which the largest logit is looked at before the others, where few at the top are asked for
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
@@ -85,15 +86,26 @@ def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Ar
 log_sum.defvjp(powers, powers_gradient)
 
 
+def parts_of(size: int, *arrays: Array) -> list[Array]:
+    """Arrays of groups [M, ...] as parts of so many groups, the last one filled up with zeros."""
+    return [filled(x, size, 0).reshape(-1, size, *x.shape[1:]) for x in arrays]
+
+
+def at_a_time(ids: Int[Array, "M N"], table: Float[Array, "V D"]) -> int:
+    """Of how many groups the vectors are gathered at a time."""
+    return min(len(ids), max(1, GATHERED[jax.default_backend()] // (ids.shape[1] * table.shape[1])))
+
+
 @jax.custom_vjp
 def among(query: Float[Array, "M P D"], table: Float[Array, "V D"], ids: Int[Array, "M N"]) -> Float[Array, "M P N"]:
-    """What the P queries of each of M groups and its N vectors of the table have as products, f32; zeros where the ids are 0. Else
-    no id comes twice in a group. A group's vectors are gathered, and their gradients made, while they are in the caches."""
-    def one(group: tuple[Array, Array]) -> Array:
-        some = lambda: (group[0] @ table[group[1]].T).astype(jnp.float32)  # noqa: E731
-        return jax.lax.cond(group[1][0] > 0, some, lambda: jnp.zeros((query.shape[1], ids.shape[1]), jnp.float32))
+    """What the P queries of each of M groups and its N vectors of the table have as products, f32; zeros, perhaps, where the ids
+    are 0. The vectors of a few groups at a time are gathered, and their gradients made, while they are in the caches."""
+    def one(part: tuple[Array, Array]) -> Array:
+        some = lambda: jnp.einsum("gpd,gnd->gpn", part[0], table[part[1]]).astype(jnp.float32)  # noqa: E731
+        return jax.lax.cond((part[1] > 0).any(), some, lambda: jnp.zeros((*part[0].shape[:2], ids.shape[1]), jnp.float32))
 
-    return jax.lax.map(one, (query, ids))
+    made = jax.lax.map(one, parts_of(at_a_time(ids, table), query, ids))
+    return made.reshape(-1, *made.shape[2:])[: len(query)]
 
 
 def among_forward(query: Array, table: Array, ids: Array) -> tuple[Array, Any]:
@@ -108,12 +120,13 @@ def among_gradient(kept: Any, gradient: Float[Array, "M P N"]) -> tuple[Array, A
     def one(total: Array, given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         query, ids, gradient = given
         gradient = gradient.astype(table.dtype)
-        some = lambda total: (total.at[ids].add((gradient.T @ query).astype(jnp.float32), unique_indices=True),  # noqa: E731
-                              gradient @ table[ids])
-        return jax.lax.cond(ids[0] > 0, some, lambda total: (total, jnp.zeros_like(query)), total)
+        some = lambda total: (total.at[ids].add(jnp.einsum("gpn,gpd->gnd", gradient, query).astype(jnp.float32)),  # noqa: E731
+                              jnp.einsum("gpn,gnd->gpd", gradient, table[ids]))
+        return jax.lax.cond((ids > 0).any(), some, lambda total: (total, jnp.zeros_like(query)), total)
 
-    of_table, of_query = jax.lax.scan(one, jnp.zeros(table.shape, jnp.float32), (query, ids, gradient))
-    return of_query, of_table.astype(table.dtype), None
+    given = parts_of(at_a_time(ids, table), query, ids, gradient)
+    of_table, of_query = jax.lax.scan(one, jnp.zeros(table.shape, jnp.float32), given)
+    return of_query.reshape(-1, *query.shape[1:])[: len(query)], of_table.astype(table.dtype), None
 
 
 among.defvjp(among_forward, among_gradient)

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from ecrec_jax import block, factored, lookup, losses, metrics, section
+from ecrec_jax import block, factored, lookup, losses, metrics, products, section
 from ecrec_jax.optimizer.adamw import clipped
 from ecrec_jax.task.classification import Classification
 from ecrec_jax.task.regression import Regression
@@ -67,6 +67,24 @@ def test_tiles_change_nothing(size):
     np.testing.assert_array_equal(outputs.best(size), outputs.logits().argmax(-1))
     tied = outputs._replace(table=0 * outputs.table, bias=jnp.asarray([0.0, 1, 0, 1, 0, 1, 0]))
     np.testing.assert_array_equal(tied.best(size), np.ones((4, 5)))
+
+
+@pytest.mark.parametrize("groups", [5, 1])       # of 5 slots a row: ids of each, or of all
+@pytest.mark.parametrize("at_a_time", [1, 3, 100])   # of 4 groups or 20
+def test_logits_of_some_ids_in_parts(groups, at_a_time, monkeypatch):
+    """The picked ones of all logits, and their gradients, ids that come twice and groups without any included, however many groups
+    are gathered at a time."""
+    rng, ids = np.random.default_rng(0), np.random.default_rng(1).integers(1, 7, (4, groups, 3))
+    ids[1, :, 0], ids[1, :, 1], weight = 4, 4, np.ones((4, 5, 3))
+    ids[2], weight[2] = 0, 0                     # a row of no weight: where it is a part of its own, it is skipped
+    outputs = factored.Factored(*(jnp.asarray(rng.normal(size=shape), "f4") for shape in ((4, 5, 6), (7, 6), (7,))))
+    monkeypatch.setitem(products.GATHERED, jax.default_backend(), 18 * at_a_time)
+    each = np.repeat(ids, 5 // groups, 1)
+    loss = lambda read: lambda *x: (jnp.sin(read(factored.Factored(*x))) * weight).sum()  # noqa: E731
+    picked = loss(lambda x: jnp.take_along_axis(x.logits(), each, -1))
+    expected = jax.value_and_grad(picked, (0, 1, 2))(*outputs)
+    found = jax.jit(jax.value_and_grad(loss(lambda x: x.at(ids)), (0, 1, 2)))(*outputs)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, expected)
 
 
 def test_tiles_keep_memory_small():

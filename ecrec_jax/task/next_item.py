@@ -162,8 +162,7 @@ class NextItem:
         if self.logq and self.sampling != "uniform":
             outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))
         positive = outputs.at(batch["label"][..., None])[..., 0]
-        negative = self.others(outputs, batch, gather) if self.sampling == "batch" else \
-            (outputs.among if self.shared else outputs.at)(batch["negative"])
+        negative = self.others(outputs, batch, gather) if self.sampling == "batch" else outputs.at(batch["negative"])
         beta = {"beta": calibrated(self.t, self.negatives, self.items)} if self.objective == "gbce" else {}
         return LOSSES[self.objective](positive, negative, **beta)
 
