@@ -9,7 +9,7 @@ def drawn(count: tuple[int, ...], items: int, seen: Int[np.ndarray, "m"], rng: n
     if len(seen) >= items:
         return rng.integers(1, items + 1, count, dtype=np.int32)
     place = rng.integers(1, items - len(seen) + 1, count, dtype=np.int32)   # among those that are left
-    return place + np.searchsorted(seen - np.arange(len(seen)), place, "right").astype(np.int32)
+    return place if not len(seen) else place + np.searchsorted(seen - np.arange(len(seen)), place, "right").astype(np.int32)
 
 
 def popular(count: tuple[int, ...], share: Float[np.ndarray, "I"], seen: Int[np.ndarray, "m"], rng: np.random.Generator
