@@ -45,7 +45,7 @@ class Factored(NamedTuple):
         """Logits of some ids only, f32: of each slot its own (G = S), or the same for all slots of one of the G groups of a row."""
         b, groups, n = ids.shape
         query, flat = self.query.reshape(b * groups, -1, self.query.shape[-1]), ids.reshape(-1, n)
-        if isinstance(self.table, Divided) or products.at_a_time(flat, self.table) == len(flat):
+        if isinstance(self.table, Divided):
             score = jnp.einsum("mpd,mnd->mpn", query, lookup(self.table, flat)).astype(jnp.float32)
         else:
             score = products.among(query, self.table, flat)

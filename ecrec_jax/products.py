@@ -1,6 +1,8 @@
 """Products of queries with the vectors of a table, and their gradients."""
 
+import functools
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from ecrec_jax.matmul import matmul
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
 ALIGNED = 256           # ids that a piece has a multiple of: GPUs multiply others by slower kernels
 EIGHT = 8               # columns are added by so many: other numbers of them are multiplied by slower kernels
-GATHERED = {"cpu": 1 << 19, "gpu": 1 << 25, "tpu": 1 << 25}   # numbers of vectors that are gathered at a time
+GATHERED = {"cpu": 1 << 19, "other": 1 << 25}   # numbers of vectors that are gathered at a time
 BLOCK = 32              # ids of which the largest logit is looked at before the others, where few at the top are asked for
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
@@ -86,26 +88,39 @@ def powers_gradient(kept: Any, gradient: Float[Array, "B S"]) -> tuple[Array, Ar
 log_sum.defvjp(powers, powers_gradient)
 
 
-def parts_of(size: int, *arrays: Array) -> list[Array]:
-    """Arrays of groups [M, ...] as parts of so many groups, the last one filled up with zeros."""
-    return [filled(x, size, 0).reshape(-1, size, *x.shape[1:]) for x in arrays]
-
-
-def at_a_time(ids: Int[Array, "M N"], table: Float[Array, "V D"]) -> int:
-    """Of how many groups the vectors are gathered at a time."""
-    return min(len(ids), max(1, GATHERED[jax.default_backend()] // (ids.shape[1] * table.shape[1])))
-
-
 @jax.custom_vjp
 def among(query: Float[Array, "M P D"], table: Float[Array, "V D"], ids: Int[Array, "M N"]) -> Float[Array, "M P N"]:
-    """What the P queries of each of M groups and its N vectors of the table have as products, f32; zeros, perhaps, where the ids
-    are 0. The vectors of a few groups at a time are gathered, and their gradients made, while they are in the caches."""
-    def one(part: tuple[Array, Array]) -> Array:
-        some = lambda: jnp.einsum("gpd,gnd->gpn", part[0], table[part[1]]).astype(jnp.float32)  # noqa: E731
-        return jax.lax.cond((part[1] > 0).any(), some, lambda: jnp.zeros((*part[0].shape[:2], ids.shape[1]), jnp.float32))
+    """What the P queries of each of M groups and its N vectors of the table have as products, f32. The vectors of some groups at a
+    time are gathered, and their gradients made: on CPU of so few that they stay in the caches."""
+    return jax.lax.platform_dependent(query, table, ids, cpu=functools.partial(gathered, GATHERED["cpu"]),
+                                      default=functools.partial(gathered, GATHERED["other"]))
 
-    made = jax.lax.map(one, parts_of(at_a_time(ids, table), query, ids))
-    return made.reshape(-1, *made.shape[2:])[: len(query)]
+
+def by_parts(step: Callable[[Any, Sequence[Array]], tuple[Any, Array]], start: Any, most: int, table: Float[Array, "V D"],
+             ids: Int[Array, "M N"], query: Float[Array, "M P D"], *others: Array) -> tuple[Any, Array]:
+    """(what `step` carries on from part to part, what it makes [M, ...]): of all groups, where their vectors are `most` numbers or
+    less or one a group, else of parts that are. A part whose ids are all 0 belongs to nobody and is left out, where queries share
+    ids and there may be many of them."""
+    size = max(1, most // (ids.shape[1] * table.shape[1]))
+    if ids.shape[1] == 1 or len(ids) <= size:
+        return step(start, (ids, query, *others))
+
+    def used(carried: Any, part: Sequence[Array]) -> tuple[Any, Array]:
+        made = jax.eval_shape(step, carried, part)[1]
+        none = lambda carried, _: (carried, jnp.zeros(made.shape, made.dtype))  # noqa: E731
+        return jax.lax.cond((part[0] > 0).any(), step, none, carried, part)
+
+    parts = [filled(x, size, 0).reshape(-1, size, *x.shape[1:]) for x in (ids, query, *others)]
+    end, made = jax.lax.scan(used if query.shape[1] > 1 else step, start, parts)
+    return end, made.reshape(-1, *made.shape[2:])[: len(ids)]
+
+
+def gathered(most: int, query: Array, table: Array, ids: Array) -> Array:
+    """`among`, of `most` numbers at a time."""
+    def step(_: None, part: Sequence[Array]) -> tuple[None, Array]:
+        return None, jnp.einsum("gpd,gnd->gpn", part[1], table[part[0]]).astype(jnp.float32)
+
+    return by_parts(step, None, most, table, ids, query)[1]
 
 
 def among_forward(query: Array, table: Array, ids: Array) -> tuple[Array, Any]:
@@ -113,20 +128,21 @@ def among_forward(query: Array, table: Array, ids: Array) -> tuple[Array, Any]:
     return among(query, table, ids), (query, table, ids)
 
 
+def gathered_gradient(most: int, query: Array, table: Array, ids: Array, gradient: Array) -> tuple[Array, Array]:
+    """Of queries and table, of `most` numbers at a time; sums of a vector's gradients are f32."""
+    def step(total: Array, part: Sequence[Array]) -> tuple[Array, Array]:
+        ids, query, gradient = part
+        of_vectors = jnp.einsum("gpn,gpd->gnd", gradient, query).astype(jnp.float32)
+        return total.at[ids].add(of_vectors), jnp.einsum("gpn,gnd->gpd", gradient, table[ids])
+
+    total, of_query = by_parts(step, jnp.zeros(table.shape, jnp.float32), most, table, ids, query, gradient.astype(table.dtype))
+    return of_query, total.astype(table.dtype)
+
+
 def among_gradient(kept: Any, gradient: Float[Array, "M P N"]) -> tuple[Array, Array, None]:
-    """Of queries and table; sums of a vector's gradients are f32."""
-    query, table, ids = kept
-
-    def one(total: Array, given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        query, ids, gradient = given
-        gradient = gradient.astype(table.dtype)
-        some = lambda total: (total.at[ids].add(jnp.einsum("gpn,gpd->gnd", gradient, query).astype(jnp.float32)),  # noqa: E731
-                              jnp.einsum("gpn,gnd->gpd", gradient, table[ids]))
-        return jax.lax.cond((ids > 0).any(), some, lambda total: (total, jnp.zeros_like(query)), total)
-
-    given = parts_of(at_a_time(ids, table), query, ids, gradient)
-    of_table, of_query = jax.lax.scan(one, jnp.zeros(table.shape, jnp.float32), given)
-    return of_query.reshape(-1, *query.shape[1:])[: len(query)], of_table.astype(table.dtype), None
+    """Of queries and table."""
+    return *jax.lax.platform_dependent(*kept, gradient, cpu=functools.partial(gathered_gradient, GATHERED["cpu"]),
+                                       default=functools.partial(gathered_gradient, GATHERED["other"])), None
 
 
 among.defvjp(among_forward, among_gradient)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from ir_measures import RR, P, R, nDCG
 
-from ecrec_jax import build, losses, ranking
+from ecrec_jax import build, losses, products, ranking
 from ecrec_jax.data import catalogue, holdout, read
 from ecrec_jax.data.feed import Feed
 from ecrec_jax.factored import LEAST, Factored
@@ -431,12 +431,16 @@ def test_a_history_shares_its_negatives():
             next(world.feed(world.parts("next_item", *SHARED, *words).task, "next_item").batches(0, 0))
 
 
-def test_devices_agree_on_shared_negatives():
+@pytest.mark.parametrize("shared", ["true", "false"])
+def test_devices_agree_on_negatives_in_parts(shared, monkeypatch):
+    """However many groups' vectors are gathered at a time."""
     curves = []
-    for words in (["strategy.devices=1"], ["strategy=fsdp", "strategy.devices=2"], ["strategy=pmap", "strategy.devices=2"]):
-        made = world.parts("next_item", *SHARED, *words)
+    for words, most in ((["strategy.devices=1"], 1 << 20), (["strategy.devices=1"], 500), (["strategy.devices=2"], 500),
+                        (["strategy=fsdp", "strategy.devices=2"], 500), (["strategy=pmap", "strategy.devices=2"], 500)):
+        monkeypatch.setitem(products.GATHERED, "cpu", most)
+        made = world.parts("next_item", *SHARED, f"task.shared={shared}", *words)
         curves.append(world.curve(made, world.batches(made.task, "next_item", 2))[0])
-    np.testing.assert_allclose(curves, curves[:1] * 3, rtol=1e-5)
+    np.testing.assert_allclose(curves, curves[:1] * len(curves), rtol=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["ce", "sampled_ce", "bce", "gbce", "bpr", "bce task.shared=true"])

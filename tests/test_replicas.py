@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from ecrec_jax import products
 from ecrec_jax.replicas import Group, Replica
 from ecrec_jax.use import compiler
 from tests import world
@@ -40,9 +41,11 @@ def side_by_side(made, given, seeds, devices=1):
 
 @pytest.mark.parametrize("task,more", [
     ("classification", "peft=bitfit"), pytest.param("masked_lm", "gradient=accumulate", marks=pytest.mark.slow),
-    pytest.param("simcse", "peft=full", marks=pytest.mark.slow)])
-def test_each_is_the_run_that_it_would_be_alone(task, more):
+    pytest.param("simcse", "peft=full", marks=pytest.mark.slow),
+    pytest.param("next_item", "task.objective=sampled_ce", marks=pytest.mark.slow)])
+def test_each_is_the_run_that_it_would_be_alone(task, more, monkeypatch):
     """Own initialisation, dropout, order, rates and number of steps; ten steps to 1e-5."""
+    monkeypatch.setitem(products.GATHERED, "cpu", 500)   # vectors of negatives, in parts
     numbers = ["optimizer.learning_rate=2e-2", "optimizer.warmup=0.5", "optimizer.weight_decay=0.1"]
     made = [world.parts(task, more, seed=0), world.parts(task, more, *numbers, seed=7)]
     steps = world.batches(made[0].task, task)

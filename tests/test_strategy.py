@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
-from ecrec_jax import checkpoint, evaluate
+from ecrec_jax import build, checkpoint, evaluate
 from ecrec_jax.step import make_columns, make_step
 from ecrec_jax.types import InputError, State
+from experiments import launch, wiring
 from tests import world
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +85,28 @@ def test_a_step_overwrites_parameters_and_optimizer_state_without_a_copy():
     shapes = {",".join(map(str, x.shape)) for x in state.trained.values() if x.ndim == 2}
     copied = re.findall(r"= f32\[([\d,]+)\]\S* copy\(%(?!\w*transpose)", text)
     assert len(shapes) > 3 and not [shape for shape in copied if shape in shapes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["experiment=sentiment", "model=shop"], ["experiment=pretrain", "model=shop"],
+                                   ["experiment=next_item", "data=sequences"],
+                                   ["experiment=next_item", "data=sequences", "task.objective=sampled_ce", "task.negatives=256"]])
+def test_a_library_of_products_changes_no_number(words, tmp_path):
+    """Steps of real sizes with `mesh.options` and without YNNPACK, whose sums jax 0.10.2 gets wrong in some programs
+    (jax-ml/jax#39103)."""
+    rng, path = np.random.default_rng(0), tmp_path / "histories.csv"
+    events = [f"{user},{item},{i}" for user in range(2000) for i, item in enumerate(rng.integers(1, 12000, 9))]
+    path.write_text("\n".join(["user,item,time", *events]), encoding="utf-8")
+    given = [*words, "strategy.devices=1", *([f"data.path={path}"] if "data=sequences" in words else [])]
+    with initialize_config_dir(launch.CONF, version_base="1.3"):
+        made = build.build(wiring.plain(compose("train", given)))
+    state, constant = world.start(made)
+    batch = made.strategy.put(next(made.feeds["train"].batches(0, 0)), made.gradient.count)
+    step = make_step(made.graph, made.task, made.peft, made.gradient, made.optimizer, made.strategy)
+    plain = jax.jit(step, compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""})
+    found = [one(*made.strategy.place((state, constant)), batch)[1] for one in (plain, made.strategy.compile(step, False))]
+    for name in ("loss", "gradient_norm"):
+        assert float(found[0][name]) == pytest.approx(float(found[1][name]), rel=1e-5) and float(found[0][name]) > 0
 
 
 def test_fsdp_divides_the_largest_axis_that_it_can():
