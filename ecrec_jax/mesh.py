@@ -18,8 +18,8 @@ Transfer = Callable[[Any, Sharding], Any]   # (an array, where it shall lie) -> 
 def options(platform: str) -> dict[str, Any] | None:
     """What XLA is told besides the program: on CPU, to see for itself that parameters and optimizer state, which an update
     overwrites, need no copy first (on other devices it does so unasked), and to give products that are added up to its library as
-    one; on GPUs, to leave matrix products to cuBLAS, as those that
-    it writes itself win when tried alone and lose in a step (docs/benchmarks.md)."""
+    one (docs/recommend.md); on GPUs, to leave matrix products to cuBLAS, as those that it writes itself win when tried alone and
+    lose in a step (docs/benchmarks.md)."""
     return {"cpu": {"xla_cpu_copy_insertion_use_region_analysis": True,
                     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
             "gpu": {"xla_gpu_enable_triton_gemm": False}}.get(platform)

@@ -99,8 +99,8 @@ def among(query: Float[Array, "M P D"], table: Float[Array, "V D"], ids: Int[Arr
 def by_parts(step: Callable[[Any, Sequence[Array]], tuple[Any, Array]], start: Any, most: int, table: Float[Array, "V D"],
              ids: Int[Array, "M N"], query: Float[Array, "M P D"], *others: Array) -> tuple[Any, Array]:
     """(what `step` carries on from part to part, what it makes [M, ...]): of all groups, where their vectors are `most` numbers or
-    less or one a group, else of parts that are. A part whose ids are all 0 belongs to nobody and is left out, where queries share
-    ids and there may be many of them."""
+    less or one a group, else of parts that are. Where queries share ids, many groups may belong to nobody: a part whose ids are all
+    0 is left out."""
     size = max(1, most // (ids.shape[1] * table.shape[1]))
     if ids.shape[1] == 1 or len(ids) <= size:
         return step(start, (ids, query, *others))

@@ -93,7 +93,7 @@ class S3Rec:
         copies[3, first : first + length] = self.stream.take(np.arange(other, other + length), mode="wrap")
         slot, label, negative = np.arange(n + ENDS, dtype="i4"), np.zeros(n + ENDS, "i4"), np.zeros((n + ENDS, 1), "i4")
         slot[n:], label[:n], label[n + 1 :] = (2 * n - 1, 3 * n - 1, 4 * n - 1), items, -1
-        negative[:n, 0] = drawn((n,), self.items, np.union1d(items, self.new) if len(self.new) else np.unique(items), rng)
+        negative[:n, 0] = drawn((n,), self.items, np.union1d(items, self.new), rng)
         return {"tokens": copies.reshape(-1), "type": np.zeros(4 * n, "i4"), "first": max(0, example.first - 1),
                 "segment": np.repeat(np.arange(1, 5, dtype="i4"), n), "slot": slot, "label": label,
                 "weight": np.ones(n + ENDS, "f4"), "negative": negative}
