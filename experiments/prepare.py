@@ -31,7 +31,8 @@ def main(config: dict[str, Any]) -> None:
     log = section.make({"_target_": "ecrec_jax.data.prepare.Log"} | {k: x for k, x in config.items() if k not in OWN}, "", Facts())
     if config["path"] is None:
         raise InputError("path is not set: give the log, path=my.csv, or log=NAME, one of conf/log/")
-    path = file.located(config["path"], config["root"], config["source"], config["sha256"], "path")[""]
+    name = section.checked(config["path"], str, "path")
+    path = file.located(name, config["root"], config["source"], config["sha256"], "path")[""]
     sha256 = digest.same(path, digest.of(path), config["sha256"], "sha256")
     with fresh(out) as part:
         report = {"file": path.name, "sha256 of the file": sha256, "source": config["source"], "licence": config["licence"]}
@@ -61,7 +62,7 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
         why = events.group_by("why").agg(n=events.count(), **lost).to_pyarrow().to_pylist()
         if config["near_duplicates"] is not None:
             same |= joined(config["near_duplicates"], log, events, part / "merged.parquet")
-            events = engine.keep(prepare.renamed(events, engine.ibis.read_parquet(part / "merged.parquet")))
+            events = engine.keep(prepare.renamed(events, engine.found(part / "merged.parquet")))
         steps, before = [], None
         for name, left in log.steps(events, engine.keep):
             now = prepare.counts(left)
@@ -96,7 +97,7 @@ def uncopied(threshold: Any, log: prepare.Log, events: Any, path: Path, engine: 
     texts = undropped(log, events, "near_duplicate_events").order_by("time", "row").select("row", "text").to_pyarrow()
     found = near.merged(texts["row"].to_pylist(), texts["text"].to_pylist(), threshold, "near_duplicate_events")
     keep(found, pa.schema({"row": pa.int64(), "of": pa.int64(), "alike": pa.float64()}), path)
-    return prepare.copied(events, engine.ibis.read_parquet(path), f"text at least {threshold:g} like that of an earlier event")
+    return prepare.copied(events, engine.found(path), f"text at least {threshold:g} like that of an earlier event")
 
 
 def joined(threshold: Any, log: prepare.Log, events: Any, path: Path) -> dict[str, Any]:

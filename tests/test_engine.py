@@ -1,5 +1,6 @@
 """DuckDB and Spark write the same rows. Skipped without PySpark and Java: docs/prepare.md says how to run it."""
 
+import csv
 import json
 import shutil
 
@@ -20,14 +21,15 @@ TIMES = ["2020-01-01T02:00:00+02:00", "2020-01-01 00:00:00Z", "2019-12-31T19:00:
          "99999999999999999999", "1970-01-01T00:00:00+14:00", "+5", "7.", "1_000", "0x10", "1d", "1f", "5L",
          "1577836800000000001", "9223372036854775808"]
 NAMES = ['a "quoted" name', "two\nlines", "crème brûlée", "日本語のタイトル", "👟 shoes, red", "", "  space ", "tab\there", "it's",
-         "back\\slash", "İstanbul", "NULL", "null", "\u00a0wide\u00a0", '"']
+         "back\\slash", "İstanbul", "NULL", "null", "\u00a0wide\u00a0", '"', "\u3000\x1f", "\u2028two\u2028lines\x85"]
+USERS = ["u1", "u2", "é", " u1", "", "10.0", "7", "Ü x", "\u3000u2\u00a0", "\u2003", "u\u2028v"]
 KINDS = ["view", "buy", "", "C1", "C\nx"]
 PRICES = ["1.25", "1.65", "nan", "inf", "", "-3", "0.1", "0.2", "1e-7", "abc", "1e400"]
 
 
 def adversarial():
     """Every strange cell beside every other one sooner or later, with repeated rows and equal times."""
-    rows = [{"user": ["u1", "u2", "é", " u1", "", "10.0", "7", "Ü x"][i % 8], "item": ["i1", "i2", "i3", "", "商品"][i * 7 % 5],
+    rows = [{"user": USERS[i % len(USERS)], "item": ["i1", "i2", "i3", "", "商品"][i * 7 % 5],
              "time": TIMES[i * 5 % len(TIMES)], "type": KINDS[i % 3 * (i % 2) + i // 50 % 3], "quantity": str(i % 4 - 1),
              "price": PRICES[i % len(PRICES)], "text": NAMES[i * 11 % len(NAMES)],
              "brand": NAMES[i * 13 % 7]} for i in range(1200)]
@@ -39,7 +41,7 @@ def both(folder, *words):
     found = []
     for engine in ("duckdb", "pyspark"):
         out = folder / engine
-        assert call("prepare", f"out={out}", f"engine={engine}", *words) == 0
+        assert call("prepare", f'out="{out}"', f"engine={engine}", *words) == 0
         tables = [pq.read_table(out / f"{name}.parquet") for name in ("interactions", "items")]
         assert prepare.digest(out / "interactions.parquet") == json.loads((out / "report.json").read_text())[
             "sha256 of the interactions"]
@@ -78,13 +80,28 @@ def test_near_duplicates_and_personal_data(tmp_path):
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet", "data"])
 def test_adversarial(ending, tmp_path):
     table, path = adversarial(), tmp_path / f"log.{ending}"
-    {"csv": lambda: table.to_csv(path, index=False), "tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+    plain = table.replace(r"[\t\n]", " ", regex=True)   # TSV has no quotes
+    {"csv": lambda: table.to_csv(path, index=False),
+     "tsv": lambda: plain.to_csv(path, index=False, sep="\t", quoting=csv.QUOTE_NONE),
      "jsonl": lambda: table.to_json(path, orient="records", lines=True), "parquet": lambda: table.to_parquet(path),
      "data": lambda: table.to_csv(path, index=False, header=False, sep="|")}[ending]()
     more = [f"names=[{','.join(table.columns)}]", "delimiter='|'"] if ending == "data" else []
     events, _ = equal(tmp_path, f"path={path}", "type=type", "quantity=quantity", "price=price", "text=text", "attributes=[brand]",
                    "drop={type: C.*}", "least={quantity: 0}", "core=2", "most_a_minute=300", *more)
     assert len(events) > 100 and {x["user"] for x in events} >= {"u1", "é"}
+
+
+def test_exactly_this_file(tmp_path):
+    """No pattern, no columns from the names of folders, texts stored as bytes."""
+    (tmp_path / "user=7").mkdir()
+    for name, user in (("log[1]{2}", "é"), ("log1", "b")):
+        table = pa.table({"user": pa.array([user.encode()]), "item": ["x"], "time": [1]})
+        pq.write_table(table, tmp_path / "user=7" / f"{name}.parquet")
+        table.to_pandas().assign(user=user).to_csv(tmp_path / "user=7" / f"{name}.csv", index=False)
+    for ending in ("parquet", "csv"):
+        (tmp_path / f"out[1]{ending}").mkdir()
+        path = f'path="{tmp_path / "user=7" / "log[1]{2}"}.{ending}"'
+        assert [x["user"] for x in equal(tmp_path / f"out[1]{ending}", path)[0]] == ["é"]
 
 
 def test_typed_columns(tmp_path):

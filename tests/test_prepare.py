@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -214,11 +215,48 @@ def test_the_same_from_every_format_and_number_of_threads(ending, tmp_path):
     assert found[0] == found[1] == prepare.digest(tmp_path / "csv" / "out" / "interactions.parquet")
 
 
+def test_exactly_this_file(tmp_path):
+    """No pattern, and no columns from the names of folders."""
+    (tmp_path / "user=7").mkdir()
+    write = {"csv": lambda table, path: table.to_csv(path, index=False), "parquet": lambda table, path: table.to_parquet(path),
+             "jsonl": lambda table, path: table.to_json(path, orient="records", lines=True)}
+    for ending in write:
+        for name, who in (("log[1]", "mine"), ("log1", "other")):
+            write[ending](pd.DataFrame({"user": [who], "item": ["x"], "time": [1]}), tmp_path / "user=7" / f"{name}.{ending}")
+        out = tmp_path / f"out[1]{ending}"
+        assert call("prepare", f'path="{tmp_path / "user=7" / f"log[1].{ending}"}"', f'out="{out}"') == 0
+        assert pq.read_table(out / "interactions.parquet")["user"].to_pylist() == ["mine"]
+
+
+def test_tabs_part_cells_as_they_are(tmp_path):
+    """Quotes are letters in TSV, as wherever else one is read."""
+    text = 'user\titem\ttime\ttext\nu1\ti1\t1\t"best\nu2\ti2\t2\tfoo"\nu3\ti3\t3\t"LOVE" mug\n'
+    events, items, _ = prepared(tmp_path, text, "text=text", ending="tsv")
+    assert [x["user"] for x in events] == ["u1", "u2", "u3"] and [x["text"] for x in items] == ['"best', 'foo"', '"LOVE" mug']
+
+
+def test_white_space_and_line_breaks(tmp_path):
+    """What is left is read alike in training: no white space of any script around names, no line break in one."""
+    text = ('user,item,time\n\u3000,a,1\nv\u00a0,a,2\nv,a,3\n"i\nj",a,4\nv,"b\u2028c",5\n\u2003w\x1f,a,6\n')
+    events, _, report = prepared(tmp_path, text)
+    assert [(x["user"], x["time"]) for x in events] == [("v", 2), ("v", 3), ("w", 6)]
+    assert report["dropped rows"] == {"without user": 1, "line break in user": 1, "line break in item": 1}
+    words = [f"data.path={tmp_path / 'out' / 'interactions.parquet'}", f"run_dir={tmp_path / 'run'}"]
+    assert call("baseline", "experiment=next_item", "data=sequences", "baseline=popularity", *words) == 2   # too few, but read
+
+
+def test_texts_stored_as_bytes(tmp_path):
+    table = pa.table({"user": pa.array([b"u"]), "item": pa.array(["\u5546\u54c1".encode()]), "time": [1]})
+    pq.write_table(table, tmp_path / "log.parquet")
+    assert [x["item"] for x in prepared(tmp_path, None, ending="parquet")[0]] == ["\u5546\u54c1"]
+
+
 @pytest.mark.parametrize("words,said", [
     (["item=thing"], "item: the log has no column 'thing'; it has 'user', 'item', 'time'"), (["core=9"], "no event is left after"),
     (["drop={shape: C}"], "drop.shape: the log has no column"), (["drop={item: '('}"], "not a regular expression"),
     (["core=0"], "core is 0"), (["attributes=[brand]"], "attributes: the log has no column 'brand'"),
-    (["attributes=[item]"], "'item' is a column of items.parquet already"), (["engine=polars"], "engine is 'polars'"),
+    (["attributes=[item]"], "'item' is a column of items.parquet already"), (["path=5"], "path is 5"),
+    (["attributes=[Item]"], "'Item' is a column of items.parquet already"), (["engine=polars"], "engine is 'polars'"),
     (["personal=hide"], "personal is 'hide'"), (["personal=mask", "countries=[UK]"], "countries: 'UK' is unknown"),
     (["near_duplicates=0.9"], "name their column"), (["near_duplicates=2", "text=item"], "near_duplicates is 2"),
     (["near_duplicate_events=0.9"], "near_duplicate_events compares texts: name their column"),

@@ -4,6 +4,8 @@ from typing import Any
 
 NUMBER = r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$"
 WHOLE = r"^[+-]?[0-9]{1,19}$"
+WHITE = "".join(filter(str.isspace, map(chr, range(0x3001))))   # what Python's strip() takes off; engines' own differ
+BREAK = "[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]"                 # of str.splitlines()
 DATE = (r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:[.,][0-9]+)?)?"
         r"(?: ?(?:Z|([+-])([0-9]{2})(?::?([0-9]{2}))?))?$")
 
@@ -14,7 +16,7 @@ def text(column: Any) -> Any:
         whole = column.try_cast("int64")
         told = (column == whole).ifelse(whole.cast("string"), column.cast("string"))
         return finite(column).ifelse(told, None)
-    return column.cast("string").strip().nullif("")
+    return column.cast("string").re_replace(f"^[{WHITE}]+|[{WHITE}]+$", "").nullif("")
 
 
 def number(cells: Any) -> Any:

@@ -1,5 +1,6 @@
 """What computes the expressions of data/prepare.py: DuckDB in this process, or Spark in its local mode."""
 
+import glob
 import re
 import shutil
 from pathlib import Path
@@ -43,16 +44,22 @@ class Duckdb:
         """The log and `ROW`; `names` are its columns where the file has no header."""
         import ibis
 
+        name, more = glob.escape(str(path)), {"hive_partitioning": False}   # this file, and its own columns
         if path.suffix == ".parquet":
-            table = self.ibis.read_parquet(path)
+            table = self.ibis.read_parquet(name, binary_as_string=True, **more)
         elif path.suffix in (".jsonl", ".json"):   # cells as they are written: dates and numbers are ours to find
-            columns = self.ibis.read_json(path, format="newline_delimited", sample_size=-1).columns
-            table = self.ibis.read_json(path, format="newline_delimited", columns=dict.fromkeys(columns, "VARCHAR"))
+            more |= {"format": "newline_delimited"}
+            columns = self.ibis.read_json(name, sample_size=-1, **more).columns
+            table = self.ibis.read_json(name, columns=dict.fromkeys(columns, "VARCHAR"), **more)
         else:
-            more = {"header": False, "names": names} if names else {"header": True}
-            table = self.ibis.read_csv(path, all_varchar=True, skip=0, delim=between(path, names, delimiter), quote='"', escape='"',
-                                       **more)
+            more |= {"header": False, "names": names} if names else {"header": True}
+            table = self.ibis.read_csv(name, all_varchar=True, skip=0, delim=between(path, names, delimiter), quote=quote(path),
+                                       escape=quote(path), **more)
         return table.mutate(**{ROW: ibis.row_number()})
+
+    def found(self, path: Path) -> Any:
+        """A Parquet file of ours."""
+        return self.ibis.read_parquet(glob.escape(str(path)), hive_partitioning=False)
 
     def keep(self, table: Any) -> Any:
         """The same table, computed."""
@@ -86,6 +93,7 @@ class Spark:
         said = {"spark.driver.memory": size[1] + size[2], "spark.local.dir": str(self.folder), "spark.ui.enabled": "false",
                 "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1",   # nobody else's business
                 "spark.sql.shuffle.partitions": "16", "spark.ui.showConsoleProgress": "false",
+                "spark.sql.parquet.binaryAsString": "true",   # as some writers leave texts
                 "spark.sql.warehouse.dir": str(self.folder / "warehouse")}
         try:
             self.session = SparkSession.builder.master(f"local[{threads or '*'}]").config(map=said).getOrCreate()
@@ -98,14 +106,15 @@ class Spark:
         """The log and `ROW`; `names` are its columns where the file has no header."""
         from pyspark.sql import functions
 
-        reader = self.session.read.option("mode", "FAILFAST")
+        reader, name = self.session.read.option("mode", "FAILFAST"), escaped(path)
         if path.suffix == ".parquet":
-            table = reader.parquet(str(path))
+            table = reader.parquet(name)
         elif path.suffix in (".jsonl", ".json"):
-            table = reader.json(str(path), primitivesAsString=True)
+            table = reader.json(name, primitivesAsString=True)
         else:   # a quoted cell may hold a line's end, so the file is read in one piece
-            table = reader.csv(str(path), sep=between(path, names, delimiter), header=not names, multiLine=True, escape='"',
-                               schema=", ".join(f"`{name}` STRING" for name in names) if names else None)
+            schema = ", ".join(f"`{name}` STRING" for name in names) if names else None
+            table = reader.csv(name, sep=between(path, names, delimiter), header=not names, multiLine=True, quote=quote(path),
+                               escape=quote(path) or None, schema=schema)
         table.select("*", functions.monotonically_increasing_id().alias(ROW)).createOrReplaceTempView("log")
         return self.ibis.table("log")
 
@@ -114,7 +123,11 @@ class Spark:
         self.made += 1
         path = self.folder / f"step_{self.made}"
         self.session.sql(self.ibis.compile(table)).write.parquet(str(path))
-        return self.ibis.read_parquet(path)
+        return self.found(path)
+
+    def found(self, path: Path) -> Any:
+        """A Parquet file of ours."""
+        return self.ibis.read_parquet(escaped(path))
 
     def write(self, table: Any, path: Path) -> None:
         """One Parquet file with the rows in order."""
@@ -132,6 +145,16 @@ class Spark:
     def close(self) -> None:
         """End it."""
         self.session.stop()
+
+
+def escaped(path: Path) -> str:
+    """A path that Spark takes for no pattern."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path))
+
+
+def quote(path: Path) -> str:
+    """What cells of a text may stand in; none in TSV, as everywhere here."""
+    return "" if path.suffix == ".tsv" else '"'
 
 
 def between(path: Path, names: list[str] | None, delimiter: str | None) -> str:

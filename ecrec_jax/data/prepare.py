@@ -53,8 +53,9 @@ class Log:
         for key in ("most_events", "most_a_minute", "core"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}, must be at least 1")
-        for name in self.attributes or ():
-            if name in TOLD:
+        names = [*TOLD, *(self.attributes or ())]
+        for i, name in enumerate(names):   # DuckDB's names don't tell cases apart
+            if name.lower() in map(str.lower, names[:i]):
                 raise InputError(f"attributes: {name!r} is a column of items.parquet already; rename the log's")
 
     def events(self, raw: Any) -> Any:
@@ -82,7 +83,8 @@ class Log:
             **{f"drop_{i}": cell.text(raw[name]) for i, name in enumerate(given["drop"])},
             **{f"{key}_{i}": cell.number(cell.text(raw[name])) for key in ("least", "most") for i, name in enumerate(given[key])})
         rules = [(told.user.isnull(), "without user"), (told.item.isnull(), "without item"),
-                 (told.time.isnull(), "time that can't be read")]
+                 (told.time.isnull(), "time that can't be read"),
+                 *((told[key].re_search(cell.BREAK).fill_null(False), f"line break in {key}") for key in ("user", "item", "type"))]
         rules += [(told[f"drop_{i}"].fill_null("").re_search(f"^(?:{pattern})$"), f"{name} is {pattern}")
                   for i, (name, pattern) in enumerate(given["drop"].items())]
         rules += [(~(told[f"least_{i}"] >= least).fill_null(False), f"{name} below {least:g}")
