@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ecrec_jax import section
 from ecrec_jax.types import InputError
 from ecrec_jax.writing import writing
 
@@ -17,7 +18,7 @@ def named(output: str) -> Path:
     Raises:
         InputError: no such file can be written.
     """
-    path = Path(output)
+    path = Path(section.checked(output, str, "output"))
     if path.suffix not in WRITERS:
         raise InputError(f"output: unknown ending {path.suffix!r}; known are {', '.join(WRITERS)}")
     return path

@@ -86,7 +86,7 @@ def check(config: Mapping[str, Any], items: int) -> None:
         InputError: the first that doesn't.
     """
     for key, hint in (("k", int), ("candidates", int), ("diversify", float), ("had", bool), ("only", list[str] | None),
-                      ("never", list[str] | None), ("items", str | None), ("block", str | list[str] | None)):
+                      ("never", list[str] | None), ("items", str | None), ("block", str | list[str] | None), ("users", str)):
         section.checked(config[key], hint, key)
     if not 1 <= config["k"] <= items:
         raise InputError(f"k is {config['k']}, must lie between 1 and the {items} items")
@@ -116,13 +116,13 @@ def blocked(config: Mapping[str, Any], names: Sequence[str]) -> set[str]:
     if config["items"] is None:
         raise InputError("only and never filter by category: give the items' table, items=FILE with the columns item and category")
     table = read.read(read.locate(config["items"], ".", "items"))
-    kind = dict(zip(read.column(table, "item", "items"), read.column(table, "category", "items"), strict=True))
+    lines = [*zip(*(read.stripped(table, name, "items") for name in ("item", "category")), strict=True)]
     for key in ("only", "never"):
         for name in config[key] or []:
-            if name not in kind.values():
+            if name not in {kind for _, kind in lines}:
                 raise InputError(f"{key}: {config['items']} has no category {name!r}")
-    out = {name for name in names if config["only"] is not None and kind.get(name) not in config["only"]}
-    return out | set(found) | {name for name in names if kind.get(name) in (config["never"] or [])}
+    of = lambda key: {item for item, kind in lines if kind in (config[key] or [])}  # noqa: E731 (an item may have several)
+    return set(found) | of("never") & set(names) | (set(names) - of("only") if config["only"] is not None else set())
 
 
 def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path, numbers: Mapping[str, int],

@@ -594,6 +594,9 @@ def test_recommend(log, circle, tmp_path, capsys):
     kept = recommended(circle, tmp_path, *rules)
     assert set(kept[kept.user == "ben"].item) == left and set(kept[kept.user == "anna"].item) == left - {"i6", "i8"}
     assert set(recommended(circle, tmp_path, *rules[:-1], "only=[even]").item) == left
+    more = written(kinds, kinds.read_text().replace("i4,even", " i4 , odd ") + "i4,even\ni6,even\n i6,odd\n")   # of both kinds
+    assert set(recommended(circle, tmp_path, *rules).item) == left - {"i4", "i6"}
+    assert set(recommended(circle, tmp_path, *rules[:-1], "only=[even]").item) == left and more == kinds
 
 
 def test_names_in_a_file(tmp_path):
@@ -678,7 +681,7 @@ def test_who_had_all_that_may_be_shown_is_not_left_out(circle, tmp_path, capsys)
 @pytest.mark.parametrize("words,said", [
     (["k=0"], "k is 0"), (["diversify=2.0"], "diversify is 2.0"), (["block=[zzz]"], "block: the run knows no item 'zzz'"),
     (["only=[a]"], "give the items' table"), (["output=x.html"], "output: unknown ending"), (["users=none.csv"], "none.csv"),
-    (["k=two"], "k is 'two', expected a whole number"),
+    (["k=two"], "k is 'two', expected a whole number"), (["users=5"], "users is 5"), (["output=null"], "output is null"),
     ([f"block=[{','.join(f'i{k}' for k in range(30))}]"], "block, only and never leave no item to recommend")])
 def test_recommend_refuses(words, said, circle, tmp_path, capsys):
     users = written(tmp_path / "users.csv", "user,item,time\nanna,i1,1\n")
