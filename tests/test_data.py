@@ -140,6 +140,10 @@ def test_cells_that_are_no_text(tmp_path):
     pq.write_table(pa.table({"text": ["a", None], "when": pa.array([0, None], pa.date32()), "n": [1.0, float("nan")]}),
                    tmp_path / "a.parquet")
     assert read.read(tmp_path / "a.parquet").columns == {"text": ["a", None], "when": ["1970-01-01", None], "n": ["1", None]}
+    far = pa.table({"day": pa.array([0, 4_000_000], pa.date32()), "moment": pa.array([0, 2**62], pa.timestamp("us"))})
+    pq.write_table(far, tmp_path / "far.parquet")   # later than Python's last year
+    found = read.read(tmp_path / "far.parquet").columns
+    assert found["day"] == ["1970-01-01", "12921-08-18"] and found["moment"][0].startswith("1970-01-01") and found["moment"][1]
 
 
 def test_quoted_newlines_keep_their_lines(tmp_path):

@@ -97,5 +97,9 @@ def cells(column: pa.ChunkedArray) -> list[str | None]:
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):   # as some writers leave texts
         column = column.cast(pa.string())
     found = column.combine_chunks().dictionary_encode()
-    known = [*map(text_of, found.dictionary.to_pylist()), None]
+    try:
+        distinct = found.dictionary.to_pylist()
+    except (OverflowError, ValueError):   # a moment that Python has no words for
+        distinct = found.dictionary.cast(pa.string()).to_pylist()
+    known = [*map(text_of, distinct), None]
     return [known[i] for i in found.indices.fill_null(len(known) - 1).to_pylist()]
