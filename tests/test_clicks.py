@@ -164,6 +164,22 @@ def test_history_is_of_strictly_earlier_rows():
     assert np.allclose(later["user_rate"], [(clicked[mine].sum() + 1) / (len(mine) + 2), 0.5])
 
 
+def test_nothing_is_known_of_who_has_no_name():
+    """Guests are no user of many rows, before or after the end of the log."""
+    users, items, time, clicked = ["", None, " ", "a", "a"], ["i", "j", "i", "i", "i"], np.arange(5.0), np.ones(5, bool)
+    found = history.before({"user": users}, time, clicked) | history.since({"user": users}, time)
+    assert found["user_shown"].tolist() == [0, 0, 0, 0, np.log(2)] and found["user_rate"].tolist() == [0.5, 0.5, 0.5, 0.5, 2 / 3]
+    assert np.isnan(found["user_since"]).tolist() == [True, True, True, True, False]
+    alike = history.match(users, time, clicked, np.zeros(5, int), np.ones((1, 2)))
+    assert np.isnan(alike).tolist() == [True, True, True, True, False]
+    assert history.recent(users, time, clicked, items, 9) == [[], [], [], [], ["i"]]
+    known = history.totals({"user": users}, clicked)
+    assert history.now(known, {"user": ["", "a"]})["user_shown"].tolist() == [0, np.log(3)]
+    later = history.since_last(history.last({"user": users}, time), {"user": ["", "a"]}, np.array([9.0, 9.0]))["user_since"]
+    assert np.isnan(later[0]) and later[1] == np.log(6)
+    assert history.taken(users, clicked, items) == {"a": ["i", "i"]}
+
+
 def test_a_match_is_with_what_was_taken_strictly_before():
     rng = np.random.default_rng(1)
     users, item = [f"u{k}" for k in rng.integers(0, 4, 50)], rng.integers(0, 6, 50)

@@ -1,4 +1,5 @@
-"""What was known of a user and of an item when it was shown: counts, how long ago, and whether texts match."""
+"""What was known of a user and of an item when it was shown: counts, how long ago, and whether texts match. Of who has no name
+nothing is known."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,21 @@ def text(cell: str | None) -> str:
     return (cell or "").strip()
 
 
+def alone(cells: Sequence[str | None]) -> Int[np.ndarray, "R"]:
+    """The number of each cell's text; a cell without one, who isn't known, has its own."""
+    code, texts = codes(cells)
+    empty = code == (texts.index("") if "" in texts else -1)
+    code[empty] = len(texts) + np.arange(empty.sum())
+    return code
+
+
 def before(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"]
            ) -> dict[str, Float[np.ndarray, "R"]]:
     """Of every row, from the rows of strictly earlier time: NAME_shown = log(1 + how many have the same user, or item), and
     NAME_rate = (clicks among them + 1) / (how many + 2), Laplace's estimate. Rows of the same moment don't know each other."""
     found = {}
     for name, cells in sides.items():
-        order, begins, now = moments(codes(cells)[0], time)
+        order, begins, now = moments(alone(cells), time)
         total = np.concatenate([[0], np.cumsum(clicked[order])])
         shown, clicks = now - begins, total[now] - total[begins]
         back = np.argsort(order)
@@ -39,7 +48,7 @@ def since(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"
     """NAME_since = log(1 + the time since the last earlier row of the same user, or item); not a number where there is none."""
     found = {}
     for name, cells in sides.items():
-        order, begins, now = moments(codes(cells)[0], time)
+        order, begins, now = moments(alone(cells), time)
         gap = np.where(now > begins, time[order] - time[order][np.maximum(now - 1, 0)], np.nan)
         found[f"{name}_since"] = np.log1p(gap)[np.argsort(order)]
     return found
@@ -52,7 +61,7 @@ def last(sides: Mapping[str, Sequence[str | None]], time: Float[np.ndarray, "R"]
         code, texts = codes(cells)
         latest = np.full(len(texts), -np.inf)
         np.maximum.at(latest, code, time)
-        found[name] = dict(zip(texts, latest.tolist(), strict=True))
+        found[name] = {text: moment for text, moment in zip(texts, latest.tolist(), strict=True) if text}
     return found
 
 
@@ -69,7 +78,7 @@ def totals(sides: Mapping[str, Sequence[str | None]], clicked: Bool[np.ndarray, 
     for name, cells in sides.items():
         code, texts = codes(cells)
         both = np.bincount(code, minlength=len(texts)), np.bincount(code[clicked], minlength=len(texts))
-        found[name] = {text: [int(n), int(k)] for text, n, k in zip(texts, *both, strict=True)}
+        found[name] = {text: [int(n), int(k)] for text, n, k in zip(texts, *both, strict=True) if text}
     return found
 
 
@@ -97,7 +106,7 @@ def match(users: Sequence[str | None], time: Float[np.ndarray, "R"], clicked: Bo
           item: Int[np.ndarray, "R"], vectors: Float[np.ndarray, "V F"]) -> Float[np.ndarray, "R"]:
     """Cosine of the vector of a row's item and the sum of those of the items that its user took strictly before; not a number where
     there is none."""
-    order, begins, now = moments(codes(users)[0], time)
+    order, begins, now = moments(alone(users), time)
     found, edges = np.empty(len(order)), [*np.unique(begins), len(order)]
     for first, end in itertools.pairwise(edges):
         rows = order[first:end]
@@ -117,7 +126,7 @@ def taken(users: Sequence[str | None], clicked: Bool[np.ndarray, "R"], items: Se
     """{user: the items that it took} of a whole log."""
     found: dict[str, list[str]] = {}
     for user, click, item in zip(users, clicked, items, strict=True):
-        if click:
+        if click and text(user):
             found.setdefault(text(user), []).append(text(item))
     return found
 
@@ -125,7 +134,7 @@ def taken(users: Sequence[str | None], clicked: Bool[np.ndarray, "R"], items: Se
 def recent(users: Sequence[str | None], time: Float[np.ndarray, "R"], clicked: Bool[np.ndarray, "R"],
            items: Sequence[str | None], most: int) -> list[list[str]]:
     """Of every row the last items that its user took strictly before, at most so many, the latest first."""
-    order, begins, now = moments(codes(users)[0], time)
+    order, begins, now = moments(alone(users), time)
     found: list[list[str]] = [[] for _ in order]
     took = np.flatnonzero(clicked[order])   # places in the order
     for row, first, end in zip(order, begins, now, strict=True):
