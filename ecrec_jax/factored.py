@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ecrec_jax import products
 from ecrec_jax.lookup import Divided, Here, filled, lookup
+from ecrec_jax.matmul import exact, matmul
 from ecrec_jax.products import BLOCK, LEAST
 
 MOST_LOGITS = 1 << 25   # 128 MB in f32: more are made in tiles
@@ -37,9 +38,9 @@ class Factored(NamedTuple):
     table: Float[Array, "V D"]
     bias: Float[Array, "V"]
 
-    def logits(self) -> Float[Array, "B S V"]:
+    def logits(self, product: products.Product = matmul) -> Float[Array, "B S V"]:
         """All logits, f32."""
-        return products.logits(self.query, jnp.asarray(self.table), self.bias)
+        return products.logits(self.query, jnp.asarray(self.table), self.bias, product)
 
     def at(self, ids: Int[Array, "B G N"]) -> Float[Array, "B S N"]:
         """Logits of some ids only, f32: of each slot its own (G = S), or the same for all slots of one of the G groups of a row."""
@@ -81,9 +82,10 @@ class Factored(NamedTuple):
         """(1-based rank of each slot's target, or of each of its distinct targets, among all ids but the other `seen` ones; the
         `most` ids at the top; their logits).
 
-        A tie counts against a target, and so does a logit that isn't a number: rank = 1 + #{ids that are no target with not
-        z < z_target} + the targets that come first by logit, of equals by their place. Ids whose bias is `LEAST` or less are in
-        nobody's list; `seen` and targets are filled up with any of those.
+        Logits are not rounded, whatever the type of query and table: rounded ones would tie. A tie counts against a target, and
+        so does a logit that isn't a number: rank = 1 + #{ids that are no target with not z < z_target} + the targets that come
+        first by logit, of equals by their place. Ids whose bias is `LEAST` or less are in nobody's list; `seen` and targets are
+        filled up with any of those.
         """
         own_targets = target.reshape(*target.shape[:2], -1)
         meet = self.table if isinstance(self.table, Divided) else Here(self.table)
@@ -94,14 +96,14 @@ class Factored(NamedTuple):
 
         def own(tile: Factored, start: Any) -> Array:
             place = targets - first - start
-            found = jnp.take_along_axis(tile.logits(), jnp.clip(place, 0, len(tile.table) - 1), -1)
+            found = jnp.take_along_axis(tile.logits(exact), jnp.clip(place, 0, len(tile.table) - 1), -1)
             return jnp.where((place >= 0) & (place < len(tile.table)), found, 0)
 
         mine = meet.sum(whole.over(own, size).sum(0))   # where all ids are one tile, the compiler makes these logits once for both
         all_mine = meet.all(mine)
 
         def count(tile: Factored, start: Any) -> tuple[Array, Array, Array]:
-            logits, ids = tile.logits(), len(tile.table)
+            logits, ids = tile.logits(exact), len(tile.table)
             for some, value in ((seen, -jnp.inf), (targets, all_mine)):
                 place = some - first - start
                 place = jnp.where((place < 0) | (place >= ids), ids, place)   # `ids`: nowhere
@@ -123,7 +125,7 @@ class Factored(NamedTuple):
     def best(self, size: int | None = None) -> Int[Array, "B S"]:
         """The id with the largest logit, the first one of equals."""
         def top(tile: Factored, first: Any) -> tuple[Array, Array]:
-            logits = tile.logits()
+            logits = tile.logits(exact)
             return logits.max(-1), first + logits.argmax(-1)
 
         value, ids = self.over(top, size)

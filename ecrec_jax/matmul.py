@@ -12,15 +12,30 @@ from jaxtyping import Array, Float
 
 
 def matmul(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
-    """a b, of the type of both.
+    """a b, of the type of both."""
+    return half(a, b) if pays(a, b) else a @ b
+
+
+def exact(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
+    """a b in f32, however few bits both have. For programs without a gradient."""
+    if pays(a, b):
+        return jax.lax.platform_dependent(a, b, cpu=by_rows, default=wide)
+    return wide(a, b)
+
+
+def wide(a: Array, b: Array) -> Array:
+    """The product in f32."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+def pays(a: Array, b: Array) -> bool:
+    """Whether a product goes another way.
 
     On one CPU device with `units` products in bfloat16 go another way: XLA has kernels for AMX and AVX-512 where the result is f32
     and all three matrices lie row by row, and otherwise makes a product in f32 (jax 0.10; docs/benchmarks.md). On several devices
     it would gather what is divided among them before it lays it out.
     """
-    if not a.dtype == b.dtype == jnp.bfloat16 or jax.default_backend() != "cpu" or jax.device_count() > 1 or not units():
-        return a @ b
-    return half(a, b)
+    return a.dtype == b.dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and jax.device_count() == 1 and units()
 
 
 @functools.cache
@@ -34,13 +49,12 @@ def units() -> bool:
 def half(a: Float[Array, "M K"], b: Float[Array, "K N"]) -> Float[Array, "M N"]:
     """The product in bfloat16, its gradient (reverse mode alone) made in the same way. Programs that are compiled here for other
     devices have a plain one."""
-    return jax.lax.platform_dependent(a, b, cpu=by_rows, default=jnp.matmul)
+    return jax.lax.platform_dependent(a, b, cpu=lambda a, b: by_rows(a, b).astype(a.dtype), default=jnp.matmul)
 
 
 def by_rows(a: Array, b: Array) -> Array:
-    """With everything laid out row by row: a transposed matrix is copied."""
-    made = jnp.matmul(laid_out(a), laid_out(b), preferred_element_type=jnp.float32)
-    return laid_out(made).astype(a.dtype)
+    """In f32, with everything laid out row by row: a transposed matrix is copied."""
+    return laid_out(wide(laid_out(a), laid_out(b)))
 
 
 def laid_out(x: Array) -> Array:

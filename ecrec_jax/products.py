@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ecrec_jax.lookup import filled
-from ecrec_jax.matmul import matmul
+from ecrec_jax.matmul import exact, matmul
 
+Product = Callable[[Array, Array], Array]
 PIECE, MOST_PIECES = 1 << 21, 4   # logits of a piece (8 MB in f32) of which powers are kept, and how many there are at most
 ALIGNED = 256           # ids that a piece has a multiple of: GPUs multiply others by slower kernels
 EIGHT = 8               # columns are added by so many: other numbers of them are multiplied by slower kernels
@@ -20,20 +21,21 @@ BLOCK = 32              # ids of which the largest logit is looked at before the
 LEAST = -1e8            # of a bias: ids below are in nobody's list
 
 
-def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "B S V"]:
-    """All of them, f32."""
+def logits(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Float[Array, "V"], product: Product = matmul
+           ) -> Float[Array, "B S V"]:
+    """All of them, f32; as `matmul` makes them rounded to the type of both before, as `exact` does not, which has no gradient."""
     flat = query.reshape(-1, query.shape[-1])
     many = len(flat) > table.shape[1]   # the logits are larger than a copy of the table
     if many and query.dtype == table.dtype == bias.dtype == jnp.float32:
-        made = jax.lax.platform_dependent(flat, table, bias, cpu=at_once, default=apart)
+        made = jax.lax.platform_dependent(flat, table, bias, cpu=at_once, default=functools.partial(apart, product))
     else:
-        made = apart(flat, table, bias)
+        made = apart(product, flat, table, bias)
     return made.reshape(*query.shape[:-1], len(table))
 
 
-def apart(query: Float[Array, "M D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "M V"]:
+def apart(product: Product, query: Float[Array, "M D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "M V"]:
     """The product and the sum, which GPUs and TPUs make in one kernel; their products have fewer bits than f32."""
-    return matmul(query, table.T).astype(jnp.float32) + bias.astype(jnp.float32)
+    return product(query, table.T).astype(jnp.float32) + bias.astype(jnp.float32)
 
 
 def at_once(query: Float[Array, "M D"], table: Float[Array, "V D"], bias: Float[Array, "V"]) -> Float[Array, "M V"]:
@@ -48,7 +50,7 @@ def log_sum(query: Float[Array, "B S D"], table: Float[Array, "V D"], bias: Floa
     largest one: the gradient scales queries and results by what softmax divides by. On CPU pieces stay in the caches and in memory
     that is used again, which halves the time. Without a gradient all logits are made as `ranked` makes them, so that a program that
     does both multiplies once."""
-    return jax.nn.logsumexp(logits(query, filled(table, BLOCK, 0), filled(bias, BLOCK, 10 * LEAST)), -1)
+    return jax.nn.logsumexp(logits(query, filled(table, BLOCK, 0), filled(bias, BLOCK, 10 * LEAST), exact), -1)
 
 
 def pieces(numbers: int, ids: int) -> list[int]:

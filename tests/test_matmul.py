@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ecrec_jax import matmul
+from ecrec_jax.factored import Factored
 from ecrec_jax.step import make_step
 from tests import world
 
@@ -35,6 +36,26 @@ def test_its_numbers_and_gradients_are_those_of_a_product(shape):
         assert x.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(x, "f8"), y, rtol=2**-8, atol=1e-5)   # the result alone is rounded
         np.testing.assert_allclose(np.asarray(both, "f8"), np.stack([y, y]), rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("size", [None, 64])
+def test_ranks_are_of_logits_that_nothing_rounded(fast, size, request):
+    """Eight bits would tie labels with what is ranked beside them, and ties count against labels; the loss that is shown is of the
+    same logits. With `fast` units and without."""
+    if fast:
+        request.getfixturevalue("alone")
+    rng = np.random.default_rng(0)
+    query, table = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((2, 40, 8), (2048, 8)))
+    target, none = rng.integers(0, 2048, (2, 40)), np.zeros((2, 40, 1), int)
+    whole = np.asarray(query, "f8") @ np.asarray(table, "f8").T
+    outputs = Factored(query, table, jnp.zeros(2048, jnp.bfloat16))
+    rank, top, value = jax.jit(lambda o, t, s: o.ranked(t, s, 5, size))(outputs, target, none)
+    own = np.take_along_axis(whole, target[..., None], -1)
+    wanted = 1 + (whole[..., 1:] >= own).sum(-1) - (target > 0) + (target == 0)   # 0 is seen, where it isn't asked for
+    assert np.abs(np.asarray(rank) - wanted).max() <= 1 and (np.asarray(rank) == wanted).mean() > 0.9   # sums of f32
+    np.testing.assert_allclose(value, np.take_along_axis(whole, np.asarray(top), -1), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda o: o.normaliser())(outputs), np.log(np.exp(whole).sum(-1)), rtol=1e-6)
 
 
 @pytest.mark.slow
