@@ -29,8 +29,9 @@ def main(config: dict[str, Any]) -> None:
     path = output.named(config["output"])
     folder, run = saved.opened(config["run_dir"])
     parts = build.rebuild(folder, run)
-    if parts.facts.items is None:
-        raise InputError(f"run_dir: {folder} is no run that ranks items")
+    if parts.task.target not in ("next_item", "masked_item"):
+        raise InputError(f"run_dir: {folder} is no run that ranks items; one of experiment=next_item does, "
+                         f"with model.checkpoint={folder} if it goes on from this one")
     names = named(folder, parts.facts.items)
     numbers = {name: number for number, name in enumerate(names, 1)}
     check(config, len(names))
@@ -174,7 +175,8 @@ def ranked(parts: build.Parts, run: Mapping[str, Any], histories: Sequence[tuple
     """(the `most` best items, their scores) after every history of items and types, without the hidden ones and, unless
     `had`, what a user had: its items, of events of the run's target types, if any."""
     length = parts.facts.longest(run["data"]["max_length"])
-    task = dataclasses.replace(parts.task, most=most, cutoffs=[1], filter_seen=True)
+    no_loss = {"negatives": 1, "sampled": "none"} if hasattr(parts.task, "negatives") else {}
+    task = dataclasses.replace(parts.task, most=most, cutoffs=[1], filter_seen=True, **no_loss)
     examples, targets = [], run["data"].get("target_types")
     counted = [parts.facts.events.index(name) for name in targets] if targets else None
     for number, (history, types) in enumerate(histories):

@@ -10,7 +10,7 @@ import pytest
 
 from ecrec_jax import section
 from ecrec_jax.data import catalogue
-from ecrec_jax.types import Facts, InputError
+from ecrec_jax.types import Example, Facts, InputError
 from tests import world
 from tests.test_commands import call
 
@@ -99,6 +99,23 @@ def test_other_attributes_are_other_data(tmp_path):
         found.append([section.make(node | {"attributes": name}, "data", Facts()).load("", 9).digest
                       for name in (None, str(tmp_path / "a.json"))])
     assert found[0] == found[1] and found[0][0] == found[2][0] != found[0][1] != found[2][1]
+
+
+def test_large_tables_of_attributes_are_divided_too():
+    """With the step of one device."""
+    made = [world.parts("s3rec", *WORDS, "strategy=fsdp", *more) for more in (["strategy.devices=1"], ["strategy.table_rows=8"])]
+    given = world.batches(made[0].task, "s3rec", 2)
+    alone, divided = (world.curve(parts, given)[0] for parts in made)
+    assert np.abs(alone - divided).max() < 1e-5
+
+
+def test_long_histories_draw_for_each_beginning():
+    task = world.parts("s3rec", *WORDS).task
+    items = np.arange(1, 4 * task.positions + 1) % task.items + 1
+    cut = lambda end: Example(items[:end][-task.positions :], None, items[1:][:end][-task.positions :], 0, None,  # noqa: E731
+                              np.unique(items[: end + 1]))
+    drawn = [task.prepare(cut(end), np.random.default_rng(3))["tokens"] == task.mask_id for end in (40, 41, 42)]
+    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[1], drawn[2])
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ class S3Rec(nnx.Module):
                  noise: Noise | None = None) -> Float[Array, "B S A+4"]:
         token = jnp.take_along_axis(batch["tokens"], batch["slot"], 1)
         query = jnp.where((token == self.mask_id)[..., None], self.masked(hidden), self.associated(hidden))
-        attributes = (query @ self.attribute.embedding[...].T).astype(jnp.float32)
+        attributes = (query @ jnp.asarray(self.attribute.embedding[...]).T).astype(jnp.float32)
         table, both = model.table(), jnp.concatenate([jnp.maximum(batch["label"], 0)[..., None], batch["negative"]], -1)
         items = Factored(self.item(hidden), table, jnp.zeros(len(table), jnp.float32)).at(both)
         context = self.segment(hidden)

@@ -113,7 +113,7 @@ class NextItem:
         found = {"tokens": example.tokens, "type": example.type, "slot": slot, "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
         if self.shared:
-            found |= self.grouped(found, self.size(example)[1], rng)
+            found |= self.grouped(found, example.seen, self.size(example)[1], rng)
         elif self.objective != "ce" and self.sampling != "batch":
             had = example.seen if np.ndim(example.label) else self.had(example)
             had = had if self.unseen else had[:0]
@@ -129,13 +129,16 @@ class NextItem:
         """All items of a user who is asked for some, rising."""
         return np.union1d(example.seen, example.label if example.relevant is None else example.relevant).astype("i4")
 
-    def grouped(self, found: dict[str, np.ndarray], slots: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """What is read, filled up to so many `slots`, and i32[groups, N] the history's negatives, once for each group.
+    def grouped(self, found: dict[str, np.ndarray], seen: Int[np.ndarray, "m"], slots: int, rng: np.random.Generator
+                ) -> dict[str, np.ndarray]:
+        """What is read, filled up to so many `slots`, and i32[groups, N] negatives, none of what was `seen` or asked for, once for
+        each group.
 
         Raises:
             InputError: there are fewer items outside the history.
         """
-        had = np.union1d(np.union1d(found["tokens"], found["label"]), self.new).astype("i4")
+        had = functools.reduce(np.union1d, (found["tokens"], found["label"], seen, self.new)).astype("i4")
+        had = had[had > 0]   # the label of who is asked for nothing
         if self.items - len(had) < self.negatives:
             raise InputError(f"task.negatives is {self.negatives}, but only {self.items - len(had)} items lie outside one of the "
                              "histories, and task.shared draws without replacement")
