@@ -81,9 +81,11 @@ def fit(config: dict[str, Any], folder: Any) -> dict[str, Any]:
 
 def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     """The summary of a baseline that ranks items: fitted on the histories for training, asked with those before each label."""
+    if section.target(config["task"], "task").target not in ("next_item", "masked_item"):
+        raise InputError("task: baselines of items rank them: set task=next_item")
     data = section.make(config["data"], "data", Facts())
     corpus = data.load("", data.max_length)
-    facts = Facts(**corpus.facts)
+    facts = Facts(**corpus.facts, positions=data.max_length)
     task = section.make(config["task"], "task", facts, vectors=corpus.vectors)
     model = section.make(config["baseline"], "baseline", facts)
     source.save_facts(facts, folder)

@@ -431,6 +431,19 @@ def test_a_history_shares_its_negatives():
             next(world.feed(world.parts("next_item", *SHARED, *words).task, "next_item").batches(0, 0))
 
 
+def test_shared_negatives_are_none_of_what_was_read_long_ago():
+    """Nor of what is asked for; who is asked for nothing has a catalogue from item 1 on."""
+    task, rng = world.parts("next_item", *SHARED).task, np.random.default_rng(0)
+    example = world.examples("next_item", 3)[2]
+    long_ago = np.setdiff1d(np.arange(1, task.items + 1), np.append(example.tokens, example.label))[: task.items // 2]
+    seen = np.union1d(example.seen, long_ago).astype("i4")
+    for _ in range(30):
+        assert not np.isin(task.prepare(example._replace(seen=seen), rng)["negative"], seen).any()
+    rest = np.arange(task.negatives + 1, task.items + 1).astype("i4")   # as many are left as are drawn
+    nothing = example._replace(label=0, tokens=rest[:4], seen=rest)
+    assert np.unique(task.prepare(nothing, rng)["negative"]).tolist() == list(range(1, task.negatives + 1))
+
+
 @pytest.mark.parametrize("shared", ["true", "false"])
 def test_devices_agree_on_negatives_in_parts(shared, monkeypatch):
     """However many groups' vectors are gathered at a time."""
@@ -559,6 +572,22 @@ def test_commands(log, circle, tmp_path, capsys):
     assert all(hit) and len(hit) > 90
     items = (circle / "items.txt").read_text().split()
     assert set(items) == {f"i{k}" for k in range(30)} and len(items) == 30
+
+
+def test_baselines_of_other_tasks_and_of_beginnings(log, tmp_path, capsys):
+    """The same lists for every task that ranks, and a sentence for one that doesn't; beginnings make no user count twice."""
+    found = []
+    for i, words in enumerate(([], ["data.prefixes=true"], ["task=masked_item", "head=tokens", "model=bert4rec"])):
+        words = [word for word in WORDS if not word.startswith("model.")] + words
+        given = [f"data.path={log}", "baseline=item_knn", f"run_dir={tmp_path / str(i)}"]
+        assert call("baseline", *words, *given) == 0
+        found.append(json.loads((tmp_path / str(i) / "summary.json").read_text())["test/ndcg@5"])
+    assert found[0] == found[1] == found[2]
+    capsys.readouterr()
+    written(tmp_path / "attributes.json", json.dumps({f"i{k}": ["a"] for k in range(30)}))
+    more = [f"data.path={log}", f"data.attributes={tmp_path / 'attributes.json'}", f"run_dir={tmp_path / 'none'}"]
+    assert call("baseline", "experiment=pretrain_s3rec", "data=sequences", "baseline=popularity", *more) == 2
+    assert "set task=next_item" in capsys.readouterr().err
 
 
 def recommended(circle, folder, *words):
