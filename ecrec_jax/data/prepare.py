@@ -53,8 +53,7 @@ class Log:
         for key in ("most_events", "most_a_minute", "core"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}, must be at least 1")
-        names = [*TOLD, *(self.attributes or ())]
-        for i, name in enumerate(names):   # DuckDB's names don't tell cases apart
+        for i, name in enumerate(names := [*TOLD, *(self.attributes or ())]):   # DuckDB's names don't tell cases apart
             if name.lower() in map(str.lower, names[:i]):
                 raise InputError(f"attributes: {name!r} is a column of items.parquet already; rename the log's")
 
