@@ -1,7 +1,7 @@
 """Whether packed rows learn what one history a row does: `python -m bench.packing [steps=40] [key=value …]`.
 
 SASRec on Beauty with cross-entropy over all items, as in `bench next-item`, without dropout, whose masks are a row's. Two states
-begin alike; each step takes a batch in packed rows and the same histories one a row, padded to the longest. Printed: both losses
+begin alike; each step takes a batch in packed rows and the same histories one a row of that length. Printed: both losses
 and their greatest gap.
 """
 
