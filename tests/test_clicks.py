@@ -276,6 +276,7 @@ def test_fields_of_a_log(folder):
     ({"tables": {"items": {"path": "x.csv", "key": "item", "pattern": "("}}}, "data.tables.items.pattern: '.' is not a regular"),
     ({"pattern": "("}, "data.pattern: '.' is not a regular expression"), ({"encoding": "latin9x"}, "'latin9x' is no encoding"),
     ({"tables": {"items": {"path": "no.csv", "key": "item"}}}, "data.tables.items.path: no file"),
+    ({"tables": {"items": {"path": "no.csv", "key": "item"}}, "source": "get it there"}, "no.csv; get it there"),
     ({"fields": {"item": "count", "user": "number"}, "item_fields": []}, "line 2: user is 'a', which is no number"),
     ({"label_column": "user"}, "line 2: label 'a' is not a number"),
     ({"target": "number", "valid_fraction": 0.5, "test_fraction": 0.49, "time_column": "click"}, "leaves no row to train on"),

@@ -118,6 +118,13 @@ def test_long_histories_draw_for_each_beginning():
     assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[1], drawn[2])
 
 
+def test_a_file_of_attributes_that_is_not_there(tmp_path, capsys):
+    (tmp_path / "log.txt").write_text("u a b c d\nv a b c d\n")
+    words = [f"data.path={tmp_path / 'log.txt'}", "data.format=lists", "data.attributes=none.json", 'data.source="get it there"']
+    assert call("train", "experiment=pretrain_s3rec", "data=sequences", *words, f"run_dir={tmp_path / 'run'}") == 2
+    assert "data.attributes: no file at none.json" in (said := capsys.readouterr().err) and "get it there" in said
+
+
 @pytest.mark.slow
 def test_pretraining_and_fine_tuning(tmp_path):
     """A run on items and attributes learns; next_item starts from its weights, and each beginning of a history is an example."""

@@ -179,7 +179,7 @@ class Clicks:
 
     def joined(self, table: read.Table) -> tuple[dict[str, list[str | None]], str]:
         """(the cells of every column, the digest of all files)."""
-        columns, digest = file.join(table, self.tables or {}, self.root, self.encoding)
+        columns, digest = file.join(table, self.tables or {}, self.root, self.encoding, self.source)
         for name in self.fields:
             if name not in columns:
                 raise InputError(f"data.fields: no file has a column {name!r}; there are {', '.join(columns)}")

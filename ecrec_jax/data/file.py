@@ -88,7 +88,7 @@ def table(files: Mapping[str, Path], sha256: Files | None, pattern: str | None, 
                  [split for split, part in parts.items() for _ in part.place])
 
 
-def join(table: Table, others: Mapping[str, Mapping[str, str]], root: str, encoding: str
+def join(table: Table, others: Mapping[str, Mapping[str, str]], root: str, encoding: str, source: str | None
          ) -> tuple[dict[str, list[str | None]], str]:
     """(all columns: of `others` {name: {path, key, pattern, sha256}} those of the row with the same `key`, or nothing; the digest
     of all files).
@@ -99,7 +99,8 @@ def join(table: Table, others: Mapping[str, Mapping[str, str]], root: str, encod
     columns, digests = dict(table.columns), [table.digest]
     for name, given in others.items():
         what = f"data.tables.{name}"
-        other = read(locate(given["path"], root, f"{what}.path"), given.get("pattern"), encoding, given.get("sha256"))
+        path = here(given["path"], root, f"{what}.path", source, given.get("sha256"))
+        other = read(path, given.get("pattern"), encoding, given.get("sha256"))
         digests.append(other.digest)
         place: dict[str | None, int] = {}
         for i, cell in enumerate(stripped(other, given["key"], f"{what}.key")):

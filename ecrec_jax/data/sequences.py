@@ -151,10 +151,11 @@ class Sequences:
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
                    "split": self.told(new),
                    "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
-        files = {"attributes": self.attributes, "items": self.items, "vectors": self.vectors, "texts": self.texts}
+        files = {"items": self.items, "vectors": self.vectors, "texts": self.texts}
         given = {name: path and read.locate(path, self.root, f"data.{name}") for name, path in files.items()}
-        if given["attributes"]:
-            facts |= catalogue.attributes(given["attributes"], self.attributes_sha256, events.items, np.concatenate(trained))
+        if self.attributes:
+            path = file.here(self.attributes, self.root, "data.attributes", self.source, self.attributes_sha256)
+            facts |= catalogue.attributes(path, self.attributes_sha256, events.items, np.concatenate(trained))
         if given["items"]:
             known, lacking = catalogue.known(given["items"], events.items)
             facts, report = facts | known, report | lacking
@@ -189,8 +190,7 @@ class Sequences:
                 user: int, name: str, max_length: int) -> Example:
         """A user's example of what a split knows: in training every item but the first is a label, else the `asked` last ones are
         ranked after the others, and the first of them is the label."""
-        train = name == "train"
-        end = len(known) - (1 if train else asked)
+        end = len(known) - (1 if (train := name == "train") else asked)
         tokens, rest, had = known[:end][-max_length:], known[end:][target[end:]], slice(None if train else end)
         read = target[1:][-max_length:] if train and self.target_types else None
         first = max_length - len(tokens) if self.align == "right" else 0
