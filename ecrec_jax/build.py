@@ -154,7 +154,7 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
     if source is not None:
         if source.labels and facts.labels and not config["model"]["new_head"]:
             agree(source, facts)
-        parameters, report = fit(parameters, source, config["model"]["new_head"])
+        parameters, report = fit(parameters, source, config["model"]["new_head"], constants)
     made = {name: make(constructors(config, name), name, facts, **told.get(name, {}))
             for name in ("task", "peft", "gradient", "strategy")}
     return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, texts=texts,

@@ -1,6 +1,7 @@
 """Evaluation of one split: columns on the devices, metrics on the host, predictions as a table."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ecrec_jax.data.corpus import Catalogue
 from ecrec_jax.data.feed import Feed, ahead
 from ecrec_jax.step import make_columns, make_reader
 from ecrec_jax.text_encoder import VECTORS
-from ecrec_jax.types import Columns, Facts
+from ecrec_jax.types import Columns, Facts, InputError
 from ecrec_jax.writing import writing
 
 
@@ -67,9 +68,16 @@ class Evaluator:
 
     def measure(self, trained: Any, feed: Feed, stop: Callable[[], bool] = lambda: False,
                 title: str = "") -> tuple[dict[str, Any], Columns]:
-        """(metrics with the mean loss, columns)."""
+        """(metrics with the mean loss, columns).
+
+        Raises:
+            InputError: the loss isn't finite.
+        """
         columns = self.columns(trained, feed, stop, title)
         loss = float((columns["loss"] * columns["weight"]).sum() / columns["weight"].sum())
+        if not math.isfinite(loss):
+            raise InputError(f"{title or 'the'} loss is {loss} after these steps; the checkpoint before is kept: lower "
+                             "optimizer.learning_rate or set optimizer.clip")
         return {"loss": loss} | self.parts.task.metrics(columns), columns
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -167,6 +168,9 @@ class Loop:
             raise InputError(f"best.metric: {metric!r} is none of {', '.join(key.removeprefix('valid/') for key in found)}; with "
                              "another the same command goes on")
         judged = found[f"valid/{metric}"]
+        if not math.isfinite(judged):
+            self.save(state)
+            raise InputError(f"best.metric: {metric} is {judged} on the rows for validation; with another the same command goes on")
         value = judged if mode == "max" else -judged
         if progress.best is None or value > progress.best:
             progress.best, progress.best_step, progress.waited = value, self.done, 0

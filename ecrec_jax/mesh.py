@@ -89,10 +89,11 @@ def collect(tree: Any) -> Any:
 
 
 def join(part: jax.Array, spec: PartitionSpec, dtype: str) -> jax.Array:
-    """In a program of one device's rows: the whole of an array that lies like `spec`, sent in `dtype`."""
+    """In a program of one device's rows: the whole of an array that lies like `spec`, numbers sent in `dtype`, ids as they are."""
     if "data" not in spec:
         return part
-    return jax.lax.all_gather(part.astype(dtype), "data", axis=spec.index("data"), tiled=True).astype(part.dtype)
+    sent = part.astype(dtype) if jax.numpy.issubdtype(part.dtype, jax.numpy.floating) else part
+    return jax.lax.all_gather(sent, "data", axis=spec.index("data"), tiled=True).astype(part.dtype)
 
 
 def share(whole: jax.Array, spec: PartitionSpec, dtype: str) -> jax.Array:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +117,22 @@ def whole(source: Source, facts: Facts) -> bool:
     return not facts.pooler or f"{OPTIONAL}dense.kernel" in source.tensors
 
 
-def fit(target: Parameters, source: Source, new_head: bool = False) -> tuple[Parameters, dict[str, list[str]]]:
+def fit(target: Parameters, source: Source, new_head: bool = False, inputs: Collection[str] = ()
+        ) -> tuple[Parameters, dict[str, list[str]]]:
     """The target's arrays, replaced by the source's: (parameters, {"new": …, "unread": …}).
 
-    Every name of both sides is accounted for. A head that isn't asked for is left unread; a head or pooler that the
-    checkpoint lacks keeps its initial values; both are listed.
+    Every name of both sides is accounted for; `inputs` of the net, and numbers of a task, are made anew. A head that isn't asked
+    for is left unread; a head or pooler that the checkpoint lacks keeps its initial values; both are listed.
 
     Raises:
         InputError: anything else that doesn't match, all of it in one sentence.
     """
-    tensors = {k: v for k, v in source.tensors.items() if not (new_head and k.startswith("head."))}
+    given = {k: v for k, v in source.tensors.items() if k not in inputs and not k.startswith("task.")}
+    tensors = {k: v for k, v in given.items() if not (new_head and k.startswith("head."))}
     headed = any(name in tensors for name in target if name.startswith("head."))
     may_be_new = lambda name: name.startswith(OPTIONAL) or (name.startswith("head.") and not headed)  # noqa: E731
     may_be_unread = lambda name: name.startswith((OPTIONAL, "head."))  # noqa: E731
-    new, unread = [k for k in target if k not in tensors], [k for k in source.tensors if k not in target or k not in tensors]
+    new, unread = [k for k in target if k not in tensors], [k for k in given if k not in target or k not in tensors]
     wrong = [f"{k} is missing" for k in new if not may_be_new(k)]
     wrong += [f"{k} is not known" for k in unread if not may_be_unread(k)]
     wrong += [f"{k} has shape {tensors[k].shape}, {target[k].shape} is needed" for k in target

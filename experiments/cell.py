@@ -39,6 +39,17 @@ class Cell:
         path = self.folder / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
+    def begun(self) -> bool:
+        """Whether it was begun, and nobody works on it now."""
+        if not (self.folder / "environment.json").is_file():
+            return False
+        with open(self.folder / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+        return True
+
     def stale(self) -> bool:
         """Whether other code made it, or what it starts from."""
         return self.made_by() != code_hash() or (self.source is not None and self.source.summary() is not None

@@ -7,7 +7,8 @@ from experiments.lines import Line, headed
 
 SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "†": r"$\dagger$",
-           "‡": r"$\ddagger$", "<": r"$<$", ">": r"$>$", "|": r"$|$"}
+           "‡": r"$\ddagger$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+           "[": "{[}", "*": "{*}"}   # after a line's end they would be its height
 
 
 def escaped(text: str) -> str:
@@ -28,8 +29,8 @@ def tabular(table: Mapping[str, Any], lines: Sequence[Line]) -> str:
                 cells.append(f"{line.published[key]['value']:.{spec['digits']}f}" if key in line.published else "")
         rows.append(" & ".join([escaped(line.name + line.marks), *cells]) + r" \\")
     title = " & ".join(["", *map(escaped, heads)]) + r" \\"
-    lacking = [f"% {line.name}: {' '.join(line.trouble.split())}" for line in lines if line.trouble]
-    begin = f"% {table['title']}; needs \\usepackage{{booktabs}}"
+    lacking = ["% " + " ".join(f"{line.name}: {line.trouble}".split()) for line in lines if line.trouble]
+    begin = f"% {' '.join(table['title'].split())}; needs \\usepackage{{booktabs}}"
     return "\n".join([begin, *lacking, rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
                       r"\toprule", title, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])
 

@@ -63,6 +63,8 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
 
     @hydra.main(version_base="1.3", config_path=CONF, config_name=name)
     def run(config: DictConfig) -> None:
+        if any(isinstance(error, Interrupted) for error in failed):   # a stop is meant for all jobs
+            return
         try:
             command(plain(config))
         except Exception as error:  # noqa: BLE001 (raised again below: Hydra would print its own lines)
@@ -78,7 +80,7 @@ def main(command: Callable[[dict[str, Any]], None], name: str) -> None:
         sys.argv[1:] = [x for word in sys.argv[1:] for x in (words_of(word) if is_file(word) else [word])]
         run()
         if failed:   # of several jobs the others have run
-            raise failed[0]
+            raise next((error for error in failed if isinstance(error, Interrupted)), failed[0])
     except InputError as error:
         leave(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:

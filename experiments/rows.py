@@ -39,6 +39,8 @@ def rows_of(table: Mapping[str, Any]) -> list[dict[str, Any]]:
         if row["command"] == "baseline" and row.get("replicas"):
             raise InputError(f"row {row['name']!r}: replicas share a program of training, which a baseline has none of")
         row["seeds"] = None if row.get("seeds") is None else seeds_of(row["seeds"], table)
+        if not isinstance(row.get("published") or {}, dict):
+            raise InputError(f"row {row['name']!r}: published must be {{column: {{value: NUMBER, source: WHERE}}}}")
         for key, node in (row.get("published") or {}).items():
             published(node, key, table, f"row {row['name']!r}, published")
     return rows
@@ -50,7 +52,7 @@ def seeds_of(asked: Any, table: Mapping[str, Any]) -> Sequence[int]:
     Raises:
         InputError: they are none.
     """
-    given = table["seeds"] if asked is None else asked
+    given = table.get("seeds") if asked is None else asked
     seeds = list(range(given)) if whole(given) else given
     if not isinstance(seeds, list) or not seeds or not all(map(whole, seeds)) or len({*seeds}) < len(seeds):
         raise InputError(f"seeds is {given!r}, must be how many, at least 1, or a list of different ones: seeds=[3,4,5]")
@@ -69,9 +71,8 @@ def columns(table: Mapping[str, Any]) -> None:
         InputError: they aren't.
     """
     for key, node in table["columns"].items():
-        wrong = set(node) - COLUMN
-        if wrong or not {"title", "digits"} <= set(node) or not whole(node["digits"]) or \
-                node.get("better", "max") not in ("max", "min"):
+        if not isinstance(node, dict) or set(node) - COLUMN or not {"title", "digits"} <= set(node) or \
+                not whole(node["digits"]) or node.get("better", "max") not in ("max", "min"):
             raise InputError(f"table.columns.{key} must be {{title: NAME, digits: NUMBER, better: max or min}}")
     titles = [node["title"] for node in table["columns"].values()]
     if twice := next((title for title in titles if titles.count(title) > 1), None):
@@ -106,12 +107,12 @@ def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
     axes = {axis: values if isinstance(values, dict) else {label(x): f"{axis}={word(x)}" for x in values}
             for axis, values in grid.items()}
     for chosen in itertools.product(*(values.items() for values in axes.values())):
-        made: dict[str, Any] = {"command": "train", **row, "overrides": list(row.get("overrides") or [])}
+        made: dict[str, Any] = {"command": "train", **row, "overrides": listed(row.get("overrides"), where)}
         made.pop("grid", None)
         for _, part in chosen:
-            extra = part if isinstance(part, dict) else {"overrides": [part] if isinstance(part, str) else list(part or [])}
+            extra = part if isinstance(part, dict) else {"overrides": part}
             made |= {key: x for key, x in extra.items() if key != "overrides"}
-            made["overrides"] += extra.get("overrides", [])
+            made["overrides"] += listed(extra.get("overrides"), where)
         labels = {axis: str(name) for axis, (name, _) in zip(axes, chosen, strict=True)}
         against = made.get("against") or []
         made["against"] = [against] if isinstance(against, str) else list(against)
@@ -121,6 +122,18 @@ def written_out(row: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
         if set(made) - KEYS or made["command"] not in ("train", "baseline"):
             raise InputError(f"{where}: command must be train or baseline, and a row knows {', '.join(sorted(KEYS))}")
         yield made | {"labels": labels, "series": {axis: filled(row["name"], labels | {axis: "…"}, where) for axis in labels}}
+
+
+def listed(given: Any, where: str) -> list[str]:
+    """Overrides as a list; one may be a text.
+
+    Raises:
+        InputError: they aren't texts.
+    """
+    found = [given] if isinstance(given, str) else given or []
+    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+        raise InputError(f"{where}: overrides are {given!r}, must be texts such as [model=sasrec, epochs=3]")
+    return list(found)
 
 
 def filled(text: str, labels: Mapping[str, str], where: str) -> str:

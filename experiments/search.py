@@ -57,6 +57,10 @@ def opened(sweep: space.Sweep, config: Mapping[str, Any], name: str, out: Path) 
     if study.user_attrs.setdefault("sweep", sweep.mark()) != sweep.mark():
         raise InputError(f"name: {name} in {address} has other parameters or another metric; give this search another name")
     study.set_user_attr("sweep", sweep.mark())
+    where = study.user_attrs.get("out", str(out.resolve()))
+    if config["storage"] and where != str(out.resolve()):   # whose running trials may be alive
+        raise InputError(f"name: {name} in {address} is searched in {where}; give this search another name, or out={where}")
+    study.set_user_attr("out", where)
     for old in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.enqueue_trial(old.params, {"folder": folder_of(old)})
         study.tell(old.number, state=optuna.trial.TrialState.FAIL)

@@ -99,7 +99,7 @@ def main(config: dict[str, Any]) -> None:
         return foresee(list(cells.values()))
 
     if config["stale"] == "rerun":
-        for cell in [cell for cell in reversed(cells.values()) if cell.summary() is not None and cell.stale()]:
+        for cell in [cell for cell in reversed(cells.values()) if cell.begun() and cell.stale()]:
             cell.put_aside()   # those that start from others first: a kill here leaves none that only its source would mark
     missing = [cell for cell in cells.values() if cell.summary() is None and cell.absent is None]
     with stoppable():

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import fcntl
 import json
 import re
 import shutil
@@ -102,6 +103,31 @@ def test_a_run_from_another_is_as_old_as_that(tmp_path):
     assert not fresh.stale() and line_of([fresh]).marks == ""
 
 
+def test_what_was_begun_by_other_code_is_stale_too(tmp_path):
+    """Unless somebody works on it."""
+    cell = made(tmp_path, "a", 0, None)
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "environment.json").write_text('{"code": "other"}')
+    assert cell.begun() and cell.stale() and not dataclasses.replace(cell, folder=tmp_path / "none").begun()
+    with open(cell.folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not cell.begun()
+
+
+def test_digests_of_files_are_no_part_of_a_run():
+    """Nor is debug=nan, which only looks; the other ways of debugging make other runs."""
+    items = {"path": "b", "key": "item"}
+    plain = {"seed": 0, "debug": None, "data": {"path": "a", "sha256": None, "tables": {"items": items}}}
+    named = {"seed": 0, "debug": "nan", "data": {"path": "a", "sha256": "1", "tables": {"items": items | {"sha256": "2"}}}}
+    assert record.compared(plain) == record.compared(named) != record.compared(plain | {"debug": "fast"})
+
+
+def test_names_that_latex_would_take_for_a_height(tmp_path):
+    cells = [made(tmp_path, "[CLS] *pooling*", 0, {"accuracy": 0.9})]
+    text = latex.tabular({"title": "two\nlines", "columns": COLUMNS}, [line_of(cells)])
+    assert "{[}CLS] {*}pooling{*}" in text and text.startswith("% two lines; needs")
+
+
 def test_code_is_the_package_and_the_commands(tmp_path, monkeypatch):
     for part in ("ecrec_jax", "experiments", "tests"):
         (tmp_path / part).mkdir()
@@ -157,14 +183,21 @@ def test_a_row_is_checked_before_anything_runs():
     for wrong, said in (({"seeds": "3"}, "seeds is '3'"), ({"grid": ["a"]}, "grid must be"), ({"grid": {"a": "b"}}, "grid must be"),
                         ({"published": {"test/accuracy": {"value": "0.9", "source": "B"}}}, "value is '0.9', must be a number"),
                         ({"published": {"test/accuracy": {"value": 1, "std": True, "source": "B"}}}, "std is True, must be"),
-                        ({"published": {"test/accuracy": {"value": None, "source": "B"}}}, "value is None, must be a number")):
+                        ({"published": {"test/accuracy": {"value": None, "source": "B"}}}, "value is None, must be a number"),
+                        ({"published": 0.9}, "published must be"),
+                        ({"overrides": [{"experiment": "sentiment"}]}, "must be texts such"),
+                        ({"overrides": 3}, "overrides are 3, must be texts"), ({"grid": {"a": {"b": 3}}}, "must be texts such")):
         with pytest.raises(InputError, match=said):
             rows.rows_of({"title": "T", "columns": column, "rows": [{"name": "a"} | wrong], "seeds": [0]})
     for about, said in (({"columns": {"x": {"title": "x", "digits": "3"}}}, "digits: NUMBER"), ({"title": 1}, "table needs title"),
                         ({"columns": {x: {"title": "same", "digits": 3} for x in "ab"}}, "two of them have the title 'same'"),
+                        ({"columns": {"x": None}}, "digits: NUMBER"),
                         ({"columns": ["x"]}, "table needs title"), ({"rows": None}, "table needs title")):
         with pytest.raises(InputError, match=said):
             rows.rows_of({"title": "T", "columns": {}, "rows": [], "seeds": [0]} | about)
+    with pytest.raises(InputError, match="seeds is None, must be how many"):
+        rows.seeds_of(None, {"title": "T"})
+    assert rows.rows_of({"title": "T", "columns": {}, "rows": [{"name": "a", "overrides": "seed=3"}]})[0]["overrides"] == ["seed=3"]
     row = {"name": "{layers}", "grid": {"layers": {2: "model.depth=2", "none": None}}}   # yaml's number, and nothing to change
     found = rows.rows_of({"title": "T", "columns": {}, "rows": [row], "seeds": [0]})
     assert [(x["name"], x["overrides"]) for x in found] == [("2", ["model.depth=2"]), ("none", [])]
@@ -248,7 +281,7 @@ def test_every_file_that_data_and_augmentations_read_is_known():
     """By the keys that their code says when one isn't there."""
     said = {"lexicon": "data.augment.a.lexicon", "common": "data.augment.a.common", "{what}.path": "data.tables.a.path"}
     found = [key for name, text in SOURCES.items() if name.startswith(("ecrec_jax/data/", "ecrec_jax/augment/"))
-             for key in re.findall(r'locate\([^()]*(?:\[[^]]*\])?[^()]*, (?:self\.)?root, f?"([^"]+)"\)', text)]
+             for key in re.findall(r'(?:locate|here)\([^()]*(?:\[[^]]*\])?[^()]*, (?:self\.)?root, f?"([^"]+)"', text)]
     assert {*said, "data.path", "data.vectors", "data.{name}"} <= {*found}
     named = {said.get(key, key) for key in found} - {"data.{name}", "data.{key}"}
     assert all(inputs.FILES.fullmatch(key) for key in (*named, "data.path.train", "data.items", "data.texts", "data.attributes"))

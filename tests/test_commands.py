@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-from ecrec_jax import build, pretrained, source
+from ecrec_jax import build, evaluate, pretrained, source
 from ecrec_jax.data import file
 from ecrec_jax.types import InputError
 from experiments import launch, saved, train, wiring
@@ -318,3 +318,16 @@ def test_a_head_of_another_class_is_not_taken_for_a_classifier(trained, tmp_path
     assert pretrained.load(str(tmp_path / "run")).net is not None
     with pytest.raises(InputError, match="its head is mine.Gated"):
         pretrained.load(str(tmp_path / "run"), "sequence_classification")
+
+
+def test_a_stop_ends_all_jobs_of_a_multirun(monkeypatch, capsys):
+    """A mistake ends its own job alone."""
+    begun = []
+
+    def command(config):
+        begun.append(config["seed"])
+        raise evaluate.Interrupted if config["seed"] == 1 else InputError("a mistake")
+
+    monkeypatch.setattr(MODULES["train"], "main", command)
+    assert call("train", "-m", "experiment=sentiment", "seed=0,1,2") == 1
+    assert begun == [0, 1] and "stopped; everything is saved" in capsys.readouterr().err

@@ -5,9 +5,10 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from ecrec_jax import nan, profile
+from ecrec_jax import evaluate, nan, profile
 from ecrec_jax.model.bert import Attention, Pooler
 from ecrec_jax.step import make_step
 from ecrec_jax.types import InputError
@@ -85,6 +86,27 @@ def test_a_run(tmp_path, capsys):
         said = capsys.readouterr().err
         assert said.startswith("error: train/") and wanted in said and said.count("\n") == 1
     assert "the largest parameter is " in said and "e+" in said and world.composed("debug=nan")["debug"] == "nan"
+
+
+@pytest.mark.parametrize("first,then,code", [("fast", "null", 2), ("null", "fast", 2), ("nan", "null", 0), ("null", "nan", 0)])
+def test_a_debug_run_is_no_start_of_another(first, then, code, tmp_path, capsys):
+    """Of other data, rates and steps; debug=nan only looks."""
+    words = ["experiment=sentiment", "steps=2", "data.limit=60", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}", *TINY]
+    assert call("train", *words, f"debug={first}") == 0
+    capsys.readouterr()
+    assert call("train", *words, f"debug={then}") == code
+    assert code == 0 or "another debug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["classification", "masked_lm"])
+def test_a_loss_of_validation_that_is_not_finite_is_refused(task, monkeypatch):
+    made = world.parts(task, "strategy.devices=1")
+    feed = world.feed(made.task, task)
+    trained, frozen = made.peft.split(made.parameters)
+    broken = {name: np.full_like(x, np.nan) for name, x in trained.items()}
+    evaluator = evaluate.Evaluator(made, made.strategy.place(frozen | made.constants))
+    with pytest.raises(InputError, match="valid loss is nan"):
+        evaluator.measure(made.strategy.place(broken), feed, title="valid")
 
 
 def test_shares():

@@ -72,9 +72,13 @@ def test_near_duplicates_and_personal_data(tmp_path):
     rows = [(f"u{i % 9}", f"i{i % 40}", i, f"{['Red', 'red', 'Green'][i % 40 % 3]} cup {i % 40 // 4}, ask jo@example.com")
             for i in range(400)]
     pd.DataFrame(rows, columns=["user", "item", "time", "text"]).to_csv(tmp_path / "log.csv", index=False)
-    events, report = equal(tmp_path, f"path={tmp_path / 'log.csv'}", "text=text", "near_duplicates=0.8",
-                           "near_duplicate_events=0.95", "personal=mask", "core=3")
-    assert events and report["near-duplicates"]["items merged"] > 5 and report["personal data"]["found"]["email"] > 5
+    for name, words in (("items", ["near_duplicates=0.8", "personal=mask", "core=3"]), ("events", ["near_duplicate_events=0.95"])):
+        (tmp_path / name).mkdir()
+        events, report = equal(tmp_path / name, f"path={tmp_path / 'log.csv'}", "text=text", *words)
+        if name == "items":
+            assert events and report["near-duplicates"]["items merged"] > 5 and report["personal data"]["found"]["email"] > 5
+        else:
+            assert 5 < len(events) < 40 and report["dropped rows"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet", "data"])

@@ -411,5 +411,10 @@ def test_each_layer_learns_slower_than_the_one_above():
     moved, _ = made.update(ones, made.init(ones), ones)   # Adam's first step is 1 in every number
     for name, share in names.items():
         np.testing.assert_allclose(moved[name], -0.1 * share * (1.0 if name.endswith("bias") else 1.5), rtol=1e-5)
+    names = {"model.items.embedding": 0.25, "model.position.embedding": 0.25, "model.text.kernel": 0.25, "model.norm.scale": 1.0,
+             "model.layer.0.norm.0.scale": 0.5, "model.text_encoder.model.encoder.layer.1.output.dense.bias": 0.125,
+             "model.text_encoder.model.encoder.layer.0.output.dense.bias": 0.0625,
+             "model.text_encoder.model.embeddings.LayerNorm.bias": 0.03125}
+    assert made.shares(list(names)) == names
     with pytest.raises(InputError, match="optimizer.layer_decay is 0"):
         section.make(options | {"layer_decay": 0.0}, "optimizer", Facts(steps=10))

@@ -11,6 +11,7 @@ import pytest
 
 from ecrec_jax import checkpoint, evaluate
 from ecrec_jax.source import best, load_config
+from ecrec_jax.tracker.jsonl import Jsonl
 from ecrec_jax.types import State
 from tests.test_commands import call
 
@@ -218,3 +219,23 @@ def test_a_save_that_fails_once_is_tried_again(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="the checkpoint of step 2 could not be written to .*start the same command again"):
             checkpoints.save(State({"w": 2 * state.trained["w"]}, {}, np.int32(2), np.uint32(0)), {})
         np.testing.assert_array_equal(checkpoints.latest(state)[0].trained["w"], state.trained["w"])
+
+
+def test_metrics_are_cut_to_a_checkpoint_that_was_made_before_a_line(tmp_path):
+    """Killed after lines that no checkpoint knows, stopped before the next line, killed again: every line stands once."""
+    def begun(saved):
+        log = Jsonl(str(tmp_path))
+        log.start(0, 9, saved)
+        return log
+
+    first = begun({})
+    first.log(1, {"a": 1.0})
+    saved = first.state()
+    first.log(2, {"a": 2.0})   # and killed
+    again = begun(saved).state()
+    assert again == saved
+    later = begun(again)
+    later.log(2, {"a": 2.0})
+    later.log(3, {"a": 3.0})   # and killed
+    begun(again).log(2, {"a": 2.0})
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]

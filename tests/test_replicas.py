@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from ecrec_jax import products
+from ecrec_jax import products, source
 from ecrec_jax.replicas import Group, Replica
+from ecrec_jax.types import InputError
 from ecrec_jax.use import compiler
 from tests import world
 from tests.test_commands import TINY, call
@@ -131,3 +133,13 @@ def test_batches_of_other_shapes_are_refused(tmp_path, capsys):
 def test_what_looks_at_one_run_is_refused(more, said, tmp_path, capsys):
     assert call("train", *SMALL, "replicas=2", more, f"run_dir={tmp_path}") == 2
     assert said in capsys.readouterr().err and jax.device_count() == 8
+
+
+def test_a_checkpoint_has_more_than_weights():
+    """Numbers of a task that replicas differed in, and inputs of the net, are made anew; what else is left over is refused."""
+    target = {"model.kernel": np.zeros(2, "f4")}
+    made = lambda *more: source.Source(Path("run"), {}, {"model.kernel": np.ones(2, "f4"), **dict.fromkeys(more, np.ones(1))}, None)  # noqa: E731
+    found, report = source.fit(target, made("task.temperature", "model.texts"), inputs=["model.texts"])
+    assert list(found) == ["model.kernel"] and found["model.kernel"].all() and report == {"new": [], "unread": []}
+    with pytest.raises(InputError, match="model.texts is not known"):
+        source.fit(target, made("model.texts"))

@@ -14,6 +14,7 @@ import optuna
 import pytest
 import yaml
 
+from ecrec_jax.types import InputError
 from experiments import search, space, trial
 from tests.test_commands import call
 from tests.test_resume import command, environment
@@ -161,6 +162,18 @@ def test_a_killed_search(quick):
     assert set(found) == {"trial-0000", "trial-0002"} and all(row["state"] == "done" for row in found.values())
     assert float(found["trial-0000"]["optimizer.learning_rate"]) == drawn["optimizer.learning_rate"]
     assert [x.state.name for x in study_of(quick).trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_one_storage_for_two_folders(quick):
+    """A trial that runs is the other's, who may be alive."""
+    sweep = space.read(file_of(quick).removeprefix("sweep="))
+    config = {"storage": f"sqlite:///{quick}/all.db", "seed": 0, "pruner": None}
+    study = search.opened(sweep, config, "mine", quick / "a")
+    study.ask()
+    with pytest.raises(InputError, match="is searched in .*/a; give this search another name, or out="):
+        search.opened(sweep, config, "mine", quick / "b")
+    assert [x.state.name for x in study.trials] == ["RUNNING"]
+    assert [x.state.name for x in search.opened(sweep, config, "mine", quick / "a").trials][0] == "FAIL"
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from jax.sharding import PartitionSpec
 
-from ecrec_jax import build, checkpoint, evaluate
+from ecrec_jax import build, checkpoint, evaluate, mesh
 from ecrec_jax.step import make_columns, make_step
 from ecrec_jax.types import InputError, State
 from experiments import launch, wiring
@@ -209,3 +210,13 @@ def test_two_processes_agree_with_one(tmp_path, strategy):
         print(f"{strategy}: loss {gap:.1e}")
         assert len(losses) == 10 and losses[0] != losses[1] and gap < 1e-5
         assert {name: x.shape for name, x in trained.items()} == {name: two[name].shape for name in two if name != "losses"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ids_cross_between_devices_as_they_are(dtype):
+    """Token numbers of texts have more bits than bfloat16."""
+    strategy = world.parts("classification", "strategy=fsdp", "strategy.devices=4").strategy
+    ids = strategy.place({"ids": np.arange(8000, dtype="i4").reshape(4, 2000)})["ids"]
+    whole = jax.shard_map(lambda x: mesh.join(x, ids.sharding.spec, dtype), mesh=strategy.mesh, in_specs=ids.sharding.spec,
+                          out_specs=PartitionSpec(), check_vma=False)(ids)
+    assert "data" in ids.sharding.spec and (np.asarray(whole).reshape(-1) == np.arange(8000)).all()

@@ -3,6 +3,7 @@
 import glob
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Spark:
         size = re.fullmatch(r"(\d+) ?([kmgt])i?b", memory.lower())
         if size is None:
             raise InputError(f"memory is {memory!r}, must be a size like 4GB")
+        self.plain = tempfile.TemporaryDirectory()   # readers of texts take brackets in a path for a pattern, however escaped
         self.errors, self.folder, self.made = (PySparkException, Py4JJavaError), folder / "spill", 0
         said = {"spark.driver.memory": size[1] + size[2], "spark.local.dir": str(self.folder), "spark.ui.enabled": "false",
                 "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1",   # nobody else's business
@@ -106,7 +108,9 @@ class Spark:
         """The log and `ROW`; `names` are its columns where the file has no header."""
         from pyspark.sql import functions
 
-        reader, name = self.session.read.option("mode", "FAILFAST"), escaped(path)
+        reader, link = self.session.read.option("mode", "FAILFAST"), Path(self.plain.name) / f"log{path.suffix}"
+        link.symlink_to(path.resolve())
+        name = str(link)
         if path.suffix == ".parquet":
             table = reader.parquet(name)
         elif path.suffix in (".jsonl", ".json"):
@@ -145,6 +149,7 @@ class Spark:
     def close(self) -> None:
         """End it."""
         self.session.stop()
+        self.plain.cleanup()
 
 
 def escaped(path: Path) -> str:

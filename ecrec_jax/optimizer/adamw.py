@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 from ecrec_jax.block import select
 from ecrec_jax.types import InputError, Parameters
 
+LOWEST = re.compile(r"\bmodel\.(embeddings|items|position|type|text)\.")   # below all layers
+
 
 def clipped(gradient: Parameters, most: Any) -> Parameters:
     """The gradient, scaled by one number to a global norm of at most `most`; optax's divides each of its numbers, which XLA does
@@ -74,9 +76,14 @@ class Adamw:
 
     def shares(self, paths: Sequence[str]) -> dict[str, float]:
         """The share of the rate that each parameter learns at: 1 for the head and what else stands above the layers."""
-        found = {path: re.search(r"\.layer\.(\d+)\.", path) for path in paths}
-        depth = 1 + max((int(hit[1]) for hit in found.values() if hit), default=-1)
-        below = {path: depth - int(hit[1]) if hit else (depth + 1) * ("embeddings." in path) for path, hit in found.items()}
+        below, above = {}, 0
+        for inner in (False, True):   # a text encoder stands below the layers that read what it makes
+            some = [path for path in paths if path.startswith("model.text_encoder.") is inner]
+            found = {path: re.search(r"\.layer\.(\d+)\.", path) for path in some}
+            depth = 1 + max((int(hit[1]) for hit in found.values() if hit), default=-1)
+            below |= {path: above + (depth - int(hit[1]) if hit else (depth + 1) * bool(LOWEST.search(path)))
+                      for path, hit in found.items()}
+            above = depth + 1
         for pattern in self.rate_of or {}:
             if not any(re.search(pattern, path) for path in paths):
                 raise InputError(f"optimizer.rate_of: no parameter that is trained has a path like {pattern!r}")

@@ -17,6 +17,7 @@ class Jsonl:
         """Open, cut to the saved length."""
         self.file = open(self.path, "ab")  # noqa: SIM115 (held open for the run)
         self.file.truncate(min(int(saved.get("bytes", 0)), self.file.tell()))
+        self.file.seek(0, os.SEEK_END)   # or the length is told from the old end until a line is written
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One line."""
