@@ -25,7 +25,7 @@ def main(config: dict[str, Any]) -> None:
     """Read the log and the items' texts, write a pair of texts for every row.
 
     Raises:
-        InputError: a key, a file or a cell that can't be used, an item without text.
+        InputError: a key, a file or a cell that can't be used, an item without text, a split that histories tell of.
     """
     asked = section.typed(config, KEYS)
     data, path = section.make(config["data"], "data", Facts()), output.named(asked["output"])
@@ -33,6 +33,8 @@ def main(config: dict[str, Any]) -> None:
         raise InputError("data: pairs are made of a log of items that were shown, data=clicks or one that refines it")
     if asked["most"] < 1 or not 0 < asked["share"] < 1:
         raise InputError(f"most is {asked['most']}, share is {asked['share']}: expected at least 1, and a share between 0 and 1")
+    if data.split == "random" and asked["input"] is None:
+        raise InputError("data.split=random holds out clicks that the histories of later rows tell: set data.split=time")
     log = data.log()
     catalog = read.read(read.locate(asked["texts"], data.root, "texts"))
     known = catalogue.texts(catalog, ("texts", "item"), ("text_columns", asked["text_columns"]))

@@ -34,13 +34,13 @@ def main(config: dict[str, Any]) -> None:
     parts = build.rebuild(folder, run)
     if parts.task.target not in ("class", "multi", "number"):
         raise InputError(f"run_dir: a run of {run['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")
-    data = section.make(run["data"], "data", Facts())
+    data = section.make(run["data"] | {"root": config["data"]["root"]}, "data", Facts())
     table = read.read(read.locate(config["input"], ".", "input"))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
     longest, kept = parts.facts.longest(data.max_length), folder / source.FIELDS
     if kept.is_file():
-        examples, first = data.new(table, json.loads(kept.read_text(encoding="utf-8")), longest)
-        second, truncated = None, 0
+        examples, first, truncated = data.new(table, json.loads(kept.read_text(encoding="utf-8")), longest)
+        second = None
     else:
         first, second = data.texts(table, Counter())
         ragged = tokenise.tokenise(parts.tokenizer, first, second, longest)
@@ -63,7 +63,7 @@ def main(config: dict[str, Any]) -> None:
         said = [name for name in rows if name.startswith(("prediction", "score"))]
         rows.loc[leak.seen(texts, leak.known(folder)), said] = None
     for name in config["keep"]:
-        if name in rows:
+        if name in rows or (name == "rank" and config["group"] is not None):
             raise InputError(f"keep: the output has a column {name!r} of its own")
     rows, said = pd.concat([pd.DataFrame({name: read.column(table, name, "keep") for name in config["keep"]}), rows], axis=1), ""
     if config["group"] is not None:

@@ -135,7 +135,11 @@ def test_dropout_is_between_the_layers():
 
 @pytest.mark.parametrize("name,words,says", [
     ("fm", ["model.width=2"], "model.width is 2"), ("fm", ["model.dropout=0.1"], "model.dropout is 0.1"),
-    ("dcnv2", ["model.units=[]"], "model.units is empty"), ("two_tower", ["model.units=[]"], "model.units of some size")])
+    ("fm", ["model.embedding=0"], "model.embedding is 0"), ("deepfm", ["model.embedding=0"], "model.embedding is 0"),
+    ("deepfm", ["model.layer_dropout=1.0"], "model.layer_dropout is 1.0"), ("deepfm", ["model.units=[0]"], "at least 1"),
+    ("dcnv2", ["model.embedding=0"], "model.embedding is 0"), ("dcnv2", ["model.units=[3,-1]"], "at least 1"),
+    ("two_tower", ["model.embedding=0"], "model.embedding is 0"), ("dcnv2", ["model.units=[]"], "model.units is empty"),
+    ("two_tower", ["model.units=[]"], "model.units of some size")])
 def test_what_a_model_refuses(name, words, says):
     with pytest.raises(InputError, match=says):
         parts(name, *words)
@@ -228,6 +232,27 @@ def section_of(folder, **keys):
 def loaded(folder, **keys):
     """Its corpus."""
     return section.make(section_of(folder, **keys), "data", Facts()).load("", 64)
+
+
+def test_long_rows_lose_the_ends_of_lists(folder):
+    """Not what is known of the user and the item; how many were cut is said."""
+    whole, cut = loaded(folder), section.make(section_of(folder), "data", Facts()).load("", 10)
+    for mine, theirs in zip(whole.examples["train"], cut.examples["train"], strict=True):
+        assert len(theirs.tokens) <= 10 and set(theirs.type) == set(mine.type)
+    assert (cut.report["truncated"], whole.report["truncated"]) == (
+        sum(len(e.tokens) > 10 for some in whole.examples.values() for e in some), 0)
+    assert whole.examples["train"][0].type.tolist() == [0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8]
+    assert cut.examples["train"][0].type.tolist() == [0, 1, 1, 2, 3, 4, 5, 6, 7, 8]   # the later of two second values
+
+
+def test_arrays_are_lists(tmp_path):
+    """As JSON lines have them."""
+    rows = [{"user": "a", "item": k, "time": k, "click": k % 2, "tags": ["x", "y"][: k % 3], "flags": [1, 0, 1]} for k in range(9)]
+    (tmp_path / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"path": f"{tmp_path}/shown.jsonl", "tables": None, "fields": {"tags": "list", "flags": "flags"}, "item_fields": []}
+    found = loaded(tmp_path, history=False, **more)
+    assert [column["values"] for column in found.fields["columns"].values()] == [["x", "y"], ["0", "2"]]
+    assert [len(e.tokens) for e in found.examples["train"]] == [2, 3, 4, 2, 3, 4]
 
 
 def test_fields_of_a_log(folder):

@@ -41,6 +41,15 @@ def test_several_labels_are_drawn_like_one(tmp_path):
     assert common.max() < 0.08
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_arrays_are_several_labels(ending, tmp_path):
+    """In any order, none among them; texts part theirs by the separator."""
+    rows = [{"text": f"t{i}", "label": some} for i, some in enumerate([["a"], ["a", "b"], ["b"], ["b", "a"], []] * 20)]
+    found = load(write(tmp_path / f"a.{ending}", rows), target="multi")
+    assert found.facts["labels"] == ("a", "b") and {tuple(e.label) for e in found.examples["train"]} == {
+        (1, 0), (1, 1), (0, 1), (0, 0)}
+
+
 def test_bytes_and_odd_json(tmp_path):
     """Texts that a writer of Parquet left as bytes; numbers and nests that Python doesn't read."""
     pq.write_table(pa.table({"text": pa.array(["grön".encode(), None, b"dress"], pa.binary())}), tmp_path / "a.parquet")
@@ -341,6 +350,8 @@ def test_digests_and_where_to_get_a_file(tmp_path):
     ({"pattern": "("}, r"data.pattern: '\(' is not a regular expression"),
     ({"pattern": "(.*)"}, "has no named group"),
     ({"label_names": {"1": 2}}, "data.label_names"),
+    ({"target": "multi", "label_separator": ""}, "data.label_separator is empty"),
+    ({"target": "multi", "label_names": {"a": "B|C"}}, "or stands in a name of data.label_names"),
 ])
 def test_keys_about_files_that_are_refused(changes, words):
     with pytest.raises(InputError, match=words):
@@ -352,6 +363,7 @@ def test_keys_about_files_that_are_refused(changes, words):
     ("a" * 21, {}, "'label' has only one value in the training split, 'a'"),
     (["1"] * 20 + ["2 stars"], {"target": "number", "split_column": "split"}, "a.csv, line 22: label '2 stars' is not a number"),
     (["1"] * 20 + ["nan"], {"target": "number", "split_column": "split"}, "a.csv, line 22: label 'nan' is not a number"),
+    (["|"] * 21, {"target": "multi"}, "'label' has only one value in the training split, ''"),
     (["a|b"] * 20 + ["a|z"], {"target": "multi", "split_column": "split"}, "a.csv, line 22: label 'z' does not occur"),
 ])
 def test_labels_that_are_refused(labels, changes, words, tmp_path):

@@ -79,6 +79,7 @@ def test_a_score_is_a_feature_of_rows_not_trained_on(folder, capsys):
     capsys.readouterr()
     words_of = ["predict", f"run_dir={folder}/cross", f"input={folder}/again.csv", f"output={folder}/x.csv"]
     assert call(*words_of, "keep=[score]") == 2 and "keep: the output has a column 'score' of its own" in capsys.readouterr().err
+    assert call(*words_of, "group=user", "keep=[user,rank]") == 2 and "column 'rank' of its own" in capsys.readouterr().err
     (folder / "cross" / "trained_on.npy").unlink()
     assert call(*words_of, "unseen=true") == 2 and "doesn't say what it was trained on" in capsys.readouterr().err
 
@@ -90,6 +91,8 @@ def test_an_item_of_a_history_without_text(folder, capsys):
     assert call(*words(folder, f"input={folder}/new.csv")) == 2
     assert "texts has no text of item '3' of its history" in capsys.readouterr().err
     (folder / "items.csv").write_text("item,title\n" + "".join(f"{i},{title}\n" for i, title in enumerate(TITLES)))
+    assert call(*words(folder, "data.split=random", "data.history=false")) == 2
+    assert "data.split=random holds out clicks that the histories" in capsys.readouterr().err
     pd.read_csv(folder / "log.csv").assign(history="x").to_csv(folder / "log.csv", index=False)
     assert call(*words(folder)) == 2 and "has a column 'history', as the pairs have" in capsys.readouterr().err
 

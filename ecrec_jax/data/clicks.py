@@ -128,7 +128,7 @@ class Clicks:
             kept[name] = learn_numbers("number", values, split == 0)
             found.append(kept[name].scaled(values))
         names, strata = list(kept), [str(x) for x in clicked]
-        rows, vocabulary = lay(found, count, min(max_length, self.max_length))
+        rows, vocabulary, cut = lay(found, count, min(max_length, self.max_length))
         targets = clicked.astype(int).tolist() if self.target == "class" else label.tolist()
         members = {name: share(np.flatnonzero(split == k).tolist(), strata, self.train_fraction if name == "train" else 1.0,
                                self.limit, self.split_seed) for k, name in enumerate(SPLITS)}
@@ -137,14 +137,14 @@ class Clicks:
             k for k, name in enumerate(names) if name in self.item_fields or name in history.ITEM)}
         facts |= {"labels": LABELS, "class_counts": tuple(np.bincount(trained, minlength=2).tolist())} if self.target == "class" \
             else {"center": float(trained.mean()), "scale": spread(trained)}
-        report = {"rows": count, **{name: len(some) for name, some in members.items()}, "fields": names, "tokens": vocabulary,
-                  "clicks": {name: float(clicked[some].mean()) if some else None for name, some in members.items()}}
+        report = {"rows": count, "truncated": cut, **{name: len(some) for name, some in members.items()}, "fields": names,
+                  "tokens": vocabulary, "clicks": {name: float(clicked[x].mean()) if x else None for name, x in members.items()}}
         known = {"columns": {name: column._asdict() for name, column in kept.items()}} | past.kept(sides, time, clicked)
         return Corpus({name: [rows.example(i, targets[i]) for i in some] for name, some in members.items()},
                       {name: self.texts(columns, some) for name, some in members.items()}, facts, digest, report, fields=known)
 
-    def new(self, table: read.Table, known: Mapping[str, Any], max_length: int) -> tuple[list[Example], list[str]]:
-        """(the rows of another table without labels, what they say), by what a run has `known`: its log lies before all of them.
+    def new(self, table: read.Table, known: Mapping[str, Any], max_length: int) -> tuple[list[Example], list[str], int]:
+        """(another table's rows without labels, what they say, how many were cut), by what a run has `known`, whose log is earlier.
 
         Raises:
             InputError: a column or cell that can't be used, an earlier time, or other vectors than those of the run.
@@ -156,8 +156,8 @@ class Clicks:
             if self.recency or self.time_column in table.columns else None
         numbers = self.past().after(known, self.sides(table), time, table.where)
         found += [kept[name].scaled(values) for name, values in numbers.items()]
-        rows, _ = lay(found, len(table.place), min(max_length, self.max_length))
-        return [rows.example(i, 0) for i in range(len(table.place))], self.texts(columns, range(len(table.place)))
+        rows, _, cut = lay(found, len(table.place), min(max_length, self.max_length))
+        return [rows.example(i, 0) for i in range(len(table.place))], self.texts(columns, range(len(table.place))), cut
 
     def cells(self, table: read.Table, columns: Mapping[str, list[str | None]], kept: Mapping[str, Column]) -> list[Field]:
         """The cells of every field."""

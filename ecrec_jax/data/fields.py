@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ecrec_jax.data.parse import parts_of
 from ecrec_jax.data.split import is_number, natural, spread
 from ecrec_jax.types import Example, InputError
 
@@ -83,7 +84,7 @@ def parted(cell: str | None, kind: str, separator: str) -> list[str]:
     """The values of a cell."""
     if kind == "category":
         return [(cell or "").strip()]
-    parts = [part.strip() for part in (cell or "").split(separator)]
+    parts = parts_of(cell, separator)
     if kind == "flags":
         return [str(k) for k, part in enumerate(parts) if part == "1"]
     return list(dict.fromkeys(part for part in parts if part))
@@ -101,15 +102,25 @@ def amounts(kind: str, cells: Sequence[str | None], where: Callable[[int], str])
     return found
 
 
-def lay(found: Sequence[Field], count: int, most: int) -> tuple[Rows, int]:
-    """(the rows' tokens in the order of the fields, at most so many each; how many tokens there are, 0 among them: padding)."""
+def lay(found: Sequence[Field], count: int, most: int) -> tuple[Rows, int, int]:
+    """(the rows' tokens in the order of the fields, at most so many each, the ends of the longest lists being cut; how many tokens
+    there are, 0 among them: padding; how many rows were cut)."""
     starts = np.cumsum([1, *(f.size for f in found)])
     row, token, value = (np.concatenate(parts) for parts in zip(
         *((f.row, f.token + start, f.value) for f, start in zip(found, starts, strict=False)), strict=True))
     kind = np.repeat(np.arange(len(found)), [len(f.row) for f in found])
     order = np.argsort(row, kind="stable")
     size = np.bincount(row, minlength=count)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
-    order = order[place < most]
-    offset = np.concatenate([[0], np.cumsum(np.minimum(size, most))])
-    return Rows(kind[order].astype("i4"), token[order].astype("i4"), value[order].astype("f4"), offset), int(starts[-1])
+    rows = row[order]
+    early = np.lexsort((places(rows * len(found) + kind[order]), rows))   # every field's first value, then every second one …
+    kept = np.empty(len(order), bool)
+    kept[early] = places(rows[early]) < most
+    order, offset = order[kept], np.concatenate([[0], np.cumsum(np.minimum(size, most))])
+    rows = Rows(kind[order].astype("i4"), token[order].astype("i4"), value[order].astype("f4"), offset)
+    return rows, int(starts[-1]), int((size > most).sum())
+
+
+def places(group: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
+    """Where each stands among its neighbours with the same number."""
+    start = np.flatnonzero(np.diff(group, prepend=-1))
+    return np.arange(len(group)) - np.repeat(start, np.diff([*start, len(group)]))

@@ -1,5 +1,6 @@
 """What files of each format hold: columns of texts, and where each row stands."""
 
+import contextlib
 import csv
 import io
 import json
@@ -20,6 +21,16 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, int | float | list | dict) else str(value)
+
+
+def parts_of(cell: str | None, separator: str) -> list[str]:
+    """What a cell lists: the values of an array, as JSON lines and Parquet have them, or what the separator parts; stripped."""
+    cell = (cell or "").strip()
+    if cell.startswith("["):
+        with contextlib.suppress(ValueError):
+            found = json.loads(cell)
+            return [(text_of(x) or "").strip() for x in found]
+    return [part.strip() for part in cell.split(separator)]
 
 
 def lines(path: Path, text: str, pattern: str) -> tuple[dict[str, list[str | None]], list[str]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ecrec_jax.data import file, read, tokenise
+from ecrec_jax.data import file, parse, read, tokenise
 from ecrec_jax.data.clean import clean
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.split import SPLITS, check, draw, is_number, natural, number, rarest, share, spread
@@ -58,6 +58,8 @@ class Text:
         file.check(self.path, self.sha256, self.split_column, self.pattern, self.encoding)
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
+        if not self.label_separator or any(self.names(name) != [name] for name in (self.label_names or {}).values()):
+            raise InputError("data.label_separator is empty, or stands in a name of data.label_names")
         if self.augment and self.text_pair_column is not None:
             raise InputError("data.augment changes single texts, not pairs: set augment=[] or data.text_pair_column=null")
 
@@ -82,8 +84,7 @@ class Text:
         Raises:
             InputError: file, column, label or split that can't be used; nothing to train on.
         """
-        table = self.table()
-        counts: Counter[str] = Counter()
+        table, counts = self.table(), Counter[str]()
         first, second = self.texts(table, counts)
         raw = self.cells(table)
         keep = [bool(text) and (self.target == "none" or bool(label)) and (second is None or bool(second[i]))
@@ -131,7 +132,7 @@ class Text:
         """The labels a cell holds."""
         if self.target == "class":
             return [cell]
-        return list(dict.fromkeys(part.strip() for part in cell.split(self.label_separator) if part.strip()))
+        return list(dict.fromkeys(filter(None, parse.parts_of(cell, self.label_separator))))
 
     def labels(self, table: read.Table, raw: list[str], known: list[str],
                members: dict[str, list[int]]) -> tuple[dict[int, Any], dict[str, Any]]:
@@ -149,7 +150,8 @@ class Text:
         order = list((self.label_names or {}).values())
         names = tuple(sorted({name for cell in known for name in self.names(cell)}, key=order.index if order else natural))
         if len(names) < 2:
-            raise InputError(f"data.label_column: {self.label_column!r} has only one value in the training split, {names[0]!r}")
+            only = "".join(names)
+            raise InputError(f"data.label_column: {self.label_column!r} has only one value in the training split, {only!r}")
         for i, parts in sets.items():
             for part in parts:
                 if part not in names:

@@ -27,6 +27,10 @@ class Layers(nnx.Module):
     """Dense layers with relu and dropout; the last one, of `outputs` numbers, without."""
 
     def __init__(self, inputs: int, units: Sequence[int], outputs: int, rate: float, rngs: nnx.Rngs):
+        if not 0 <= rate < 1:
+            raise InputError(f"model.layer_dropout is {rate}, must be 0 or more, below 1")
+        if min([outputs, *units]) < 1:
+            raise InputError(f"model.units are {[*units, outputs]}, must be at least 1 each")
         sizes = [inputs, *units]
         self.layer = nnx.List([linear(a, b, "glorot", rngs) for a, b in zip(sizes, units, strict=False)])
         self.last, self.rate = linear(sizes[-1], outputs, "glorot", rngs), rate
@@ -94,6 +98,10 @@ class Logistic(nnx.Module):
 class Factorisation(Logistic):
     """Σ w_i x_i + Σ_{i<j} <v_i, v_j> x_i x_j, in linear time (Rendle 2010, "Factorization machines", eq. 1 and lemma 3.1)."""
 
+    def __init__(self, vocabulary: int, types: int, width: int, dropout: float, causal: bool, initializer_range: float,
+                 rngs: nnx.Rngs, embedding: int):
+        super().__init__(vocabulary, types, width, dropout, causal, initializer_range, rngs, some(embedding))
+
     def said(self, told: Told, noise: Noise | None) -> Float[Array, "B S"]:
         """Half of the square of the sum less the sum of the squares."""
         return told.weight + 0.5 * (jnp.square(told.field.sum(2)) - told.square).sum(-1)
@@ -134,7 +142,7 @@ class DCNv2(Logistic):
                  embedding: int, depth: int, units: list[int], layer_dropout: float, rngs: nnx.Rngs):
         if not units:
             raise InputError("model.units is empty, and DCN-V2 has dense layers beside its crosses: give at least one size")
-        super().__init__(vocabulary, types, width, dropout, causal, initializer_range, rngs, embedding)
+        super().__init__(vocabulary, types, width, dropout, causal, initializer_range, rngs, some(embedding))
         self.slots = Crossed(types * embedding, depth, units, layer_dropout, rngs)
 
     def said(self, told: Told, noise: Noise | None) -> Float[Array, "B S"]:
@@ -150,7 +158,7 @@ class TwoTower(Logistic):
                  embedding: int, units: list[int], layer_dropout: float, item_fields: tuple[int, ...], rngs: nnx.Rngs):
         if not units or not 0 < len(item_fields) < types:
             raise InputError("model=two_tower needs data.item_fields that are some of the fields, and model.units of some size")
-        super().__init__(vocabulary, types, width, dropout, causal, initializer_range, rngs, embedding)
+        super().__init__(vocabulary, types, width, dropout, causal, initializer_range, rngs, some(embedding))
         self.sides = tuple(k for k in range(types) if k not in item_fields), tuple(item_fields)
         self.slots = nnx.List([Layers(len(side) * embedding, units[:-1], units[-1], layer_dropout, rngs) for side in self.sides])
 
@@ -159,6 +167,17 @@ class TwoTower(Logistic):
         user, item = (tower(flat(told.field[:, :, jnp.array(side)]), noise, 8 * number)
                       for number, (tower, side) in enumerate(zip(self.slots, self.sides, strict=True)))
         return told.weight + (user * item).sum(-1)
+
+
+def some(embedding: int) -> int:
+    """The numbers of a vector.
+
+    Raises:
+        InputError: there are none.
+    """
+    if embedding < 1:
+        raise InputError(f"model.embedding is {embedding}, must be at least 1; without vectors it is model=logistic")
+    return embedding
 
 
 def flat(x: Float[Array, "B S F D"]) -> Float[Array, "B S I"]:
