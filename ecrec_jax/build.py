@@ -148,13 +148,16 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
     reading = {"text_encoder": texts.module(seed, later), "texts": texts.texts} if texts else {}
     model = make(constructors(config, "model"), "model", facts, rngs=rngs, **told["model"], **reading)
     seeded = {"rngs": after(rngs, seed)} if "rngs" in arguments(target(config["head"], "head")) else {}
-    graph, parameters, constants = split(Net(model, make(config["head"], "head", facts, **seeded)), config["model"]["dtype"])
+    head = make(config["head"], "head", facts, **seeded)
+    graph, parameters, constants = split(Net(model, head), config["model"]["dtype"])
     parameters = texts.fill(parameters) if texts else parameters
     report: dict[str, Any] = {"new": list(parameters) if source else [], "unread": []}
     if source is not None:
         if source.labels and facts.labels and not config["model"]["new_head"]:
             agree(source, facts)
         parameters, report = fit(parameters, source, config["model"]["new_head"], constants)
+        if source.head is None and hasattr(head, "standardised") and not any(name.startswith("head.") for name in report["new"]):
+            parameters = head.standardised(parameters)
     made = {name: make(constructors(config, name), name, facts, **told.get(name, {}))
             for name in ("task", "peft", "gradient", "strategy")}
     return Parts(facts, None, {}, graph, parameters, constants, optimizer=None, tokenizer=folder, report=report, texts=texts,

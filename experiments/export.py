@@ -35,7 +35,8 @@ def export(folder: Path, run: Mapping[str, Any], out: Path, format: str, dtype: 
     if parts.task.target == "number":
         arrays = in_units(arrays, parts.facts.center, parts.facts.scale)
     arrays = {name: x.astype(DTYPES[dtype]) for name, x in arrays.items()}
-    left = pretrained.write(arrays, parts.facts, folder / "tokenizer", out, format, [folder / leak.FILE])
+    left = pretrained.write(arrays, parts.facts, folder / "tokenizer", out, format, [folder / leak.FILE],
+                            parts.task.target == "multi")
     print(f"written to {out}" + (f"; no transformers class has a place for {', '.join(left)}" if left else ""))
 
 

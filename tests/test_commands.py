@@ -261,6 +261,11 @@ def test_regression_export_is_in_the_units_of_the_labels(tmp_path):
     net = pretrained.load(str(tmp_path / "out"), "sequence_classification")
     assert np.asarray(net(batch)).shape == (1, 1, 1)
     assert float(np.asarray(net(batch)).item()) == pytest.approx(rows.scores[0], abs=1e-4)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["problem_type"] == "regression"
+    assert call("train", "experiment=rating_regression", "steps=1", "data.limit=200", "optimizer.learning_rate=0.0",
+                "tracker=[jsonl]", f"model.checkpoint={tmp_path / 'out'}", f"run_dir={tmp_path / 'next'}", *TINY) == 0
+    again = pq.read_table(tmp_path / "next" / "predictions" / "test.parquet").to_pandas()
+    assert np.abs(again.scores - rows.scores).max() < 1e-4   # it goes on from what was exported, in the labels' units
 
 
 def test_overfit(tmp_path):

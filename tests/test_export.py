@@ -56,6 +56,13 @@ def test_half_precision_halves_the_file_and_keeps_eight_bits(format, tmp_path):
         assert again[name].dtype == np.float32 and (np.abs(again[name] - x) <= np.abs(x) * 2.0**-8).all()
 
 
+def test_what_scores_are_made_of_is_said():
+    """transformers' pipelines take a sigmoid of one score and a softmax of several, unless they are told."""
+    kinds = [convert.config_of(Facts(labels=labels), "BertForSequenceClassification", several)["problem_type"]
+             for labels, several in ((None, False), (("a", "b"), False), (("a", "b"), True))]
+    assert kinds == ["regression", "single_label_classification", "multi_label_classification"]
+
+
 def test_save_refuses(tmp_path):
     loaded = pretrained.load(str(CLASSIFIER))
     (tmp_path / "mine").mkdir()

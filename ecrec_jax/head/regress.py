@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ecrec_jax.block import HEAD_SITE, average, dropout, linear
-from ecrec_jax.types import Batch, Model, Noise
+from ecrec_jax.types import Batch, Model, Noise, Parameters
 
 
 class Regress(nnx.Module):
@@ -18,6 +18,12 @@ class Regress(nnx.Module):
                  center: float, scale: float, rngs: nnx.Rngs):
         self.classifier = linear(width, 1, initializer_range, rngs)
         self.pooling, self.dropout, self.center, self.scale = pooling, dropout, center, scale
+
+    def standardised(self, parameters: Parameters) -> Parameters:
+        """The net's parameters where those of this head say labels as they are, as other programs' do."""
+        kernel, bias = (parameters[f"head.classifier.{leaf}"] for leaf in ("kernel", "bias"))
+        return parameters | {"head.classifier.kernel": kernel / self.scale,
+                             "head.classifier.bias": (bias - self.center) / self.scale}
 
     @property
     def at_slots(self) -> bool:
