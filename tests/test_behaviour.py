@@ -179,6 +179,21 @@ def test_chinese_with_seven_kinds(tmp_path):
         assert "".join(window) == f"[CLS]{events}" and window[1:3] == list(chinese[mine[0]["event"]])
 
 
+def test_a_vocabulary_has_at_most_so_many_pieces():
+    """Characters that stand inside of words only are pieces of their own too."""
+    with pytest.raises(InputError, match="special tokens are 20: choose more"):
+        learn(["abcdefgh"] * 3, 13, True)
+    assert [len(learn(["abcdefgh"] * 3, size, True)) for size in (20, 24)] == [20, 24]
+
+
+def test_two_codes_of_one_word_are_one_kind(tmp_path):
+    """It is said where it changes."""
+    rows = [{"user": "u", "time": f"2024-06-0{1 + i}", "event": ("pv", "view", "buy")[i % 3], "text": "hat"} for i in range(6)]
+    path = write(tmp_path / "a.csv", [row | {"user": f"u{u}"} for u in range(9) for row in rows])
+    found = spelled(load(path, kinds={"pv": "browse", "view": "browse", "buy": "purchase"}))
+    assert found and all(window.count("brows") == window.count("purchase") == 2 for _, window in found)
+
+
 def test_shares_and_limits(tmp_path):
     path = write(tmp_path / "a.csv", log(np.random.default_rng(1)))
     whole = load(path, 24)

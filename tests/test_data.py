@@ -19,6 +19,7 @@ from ecrec_jax.data import clean, read, tokenise
 from ecrec_jax.section import make
 from ecrec_jax.types import Facts, InputError
 from ecrec_jax.writing import fresh, writing
+from experiments import vocabulary
 from tests import world
 from tests.conftest import GOLDEN
 
@@ -320,6 +321,19 @@ def test_names_of_labels(tmp_path):
     write(tmp_path / "a.csv", many(["1|2", "2", "", "1"]))
     corpus = load(tmp_path / "a.csv", label_names=shown, target="multi", **drawn)
     assert corpus.facts == {"labels": ("good", "fair"), "class_counts": (2, 2)} and corpus.report["rows"] == 4
+
+
+def test_a_vocabulary_is_of_the_texts_that_a_run_trains_on(tmp_path, capsys):
+    """The drawn split is balanced by the labels, where there are some."""
+    rows = many("aaaabbc" * 30)
+    node = yaml.safe_load(FILE.read_text()) | {"path": str(write(tmp_path / "a.csv", rows)), "root": "data"}
+    blind = load(tmp_path / "a.csv", target="none", label_column=None).texts["train"]
+    assert vocabulary.training(node) == load(tmp_path / "a.csv").texts["train"] != blind
+    assert not capsys.readouterr().out
+    plain = node | {"path": str(write(tmp_path / "b.csv", [{"text": row["text"]} for row in rows]))}
+    assert len(vocabulary.training(plain)) == 147 and "split without labels" in capsys.readouterr().out
+    vocabulary.training(plain | {"target": "none", "label_column": None})
+    assert not capsys.readouterr().out
 
 
 def test_digests_and_where_to_get_a_file(tmp_path):

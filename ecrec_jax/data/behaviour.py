@@ -183,7 +183,8 @@ class Behaviour:
                 place = table.place[kept[np.argmax(code == k)]]
                 raise InputError(f"{table.path}, {place}: event {cell!r} is none of {', '.join(words)} (data.kinds)" if cell
                                  else f"{table.path}, {place}: no event in column {self.event_column!r}")
-        return code, [words[cell] for cell in distinct]
+        again, spoken = pd.factorize(np.array([words[cell] for cell in distinct], object))   # several may have one word
+        return again[code], list(spoken)
 
     def splits(self, users: int) -> np.ndarray:
         """The split of every user, drawn from `split_seed`."""

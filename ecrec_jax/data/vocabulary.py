@@ -30,6 +30,8 @@ def learn(texts: Sequence[str], size: int, lowercase: bool) -> list[str]:
     for word, times in words.items():
         for i, character in enumerate(word):
             counts[f"##{character}" if i else character] += times
+    for character in sorted({character for word in words for character in word}):   # the trainer has each of them alone too
+        counts.setdefault(character, 0)
     characters = sorted(counts, key=lambda piece: (-counts[piece], piece))
     if len(SPECIAL) + len(characters) > size:
         raise InputError(f"size is {size}, but the characters of the texts, first and inside of words, and {len(SPECIAL)} special "
