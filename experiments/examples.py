@@ -81,7 +81,8 @@ def between(one: Cell, two: Cell, split: str, root: str) -> Markup | None:
         return None
     lists, numbers = [], mine[both[0]].right is None
     for winner, loser in ((mine, theirs), (theirs, mine)):
-        found = [i for i in both if winner[i].off < loser[i].off and (numbers or (winner[i].right and not loser[i].right))]
+        better = lambda a, b: a.off < b.off if numbers else a.right and not b.right  # noqa: E731
+        found = [i for i in both if better(winner[i], loser[i])]
         lists.append(sorted(found, key=lambda i: winner[i].off - loser[i].off))
     users = isinstance(both[0], str)
     known = "Won is a user of whose items the list has one, and the other's list has none." if users else texts(one, root)

@@ -16,7 +16,9 @@ SHOWN = [   # (text, what is left of it)
     ("(415) 555-2671 or 415-555-2671", "[phone] or [phone]"), ("ring 020 7946 0018", "ring [phone]"),
     ("mobile 07911 123456, 07911123456", "mobile [phone], [phone]"), ("电话13812345678", "电话[phone]"),
     ("邮箱a.b@example.com谢谢", "邮箱[email]谢谢"), ("网址www.example.com，谢谢", "网址[web]，谢谢"),
-    ("卡号4111111111111111。", "卡号[card]。"),
+    ("卡号4111111111111111。", "卡号[card]。"), ("4111 1111 1111 1111 12/27", "[card] 12/27"),
+    ("pay 4111111111111111 123 ok", "pay [card] 123 ok"), ("visa 4111 1111 1111 1111 12 27 123", "visa [card] 12 27 123"),
+    ("no 5 4111 1111 1111 1111", "no 5 [card]"),
     ("a@example.com called +442079460018 about https://example.com/+442079460018", "[email] called [phone] about [web]"),
 ]
 KEPT = ["", "RED SPOTTY CUP", "order 4155552671", "order no. 1234567890", "order #4111111111111112", "invoice 536365", "C536379",

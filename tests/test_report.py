@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -15,7 +16,8 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from ecrec_jax import evaluate
-from experiments import figure, launch, override, page, report, table
+from experiments import examples, figure, launch, override, page, report, table
+from experiments.cell import Cell
 from experiments.rows import rows_of
 from tests.test_commands import TINY, call
 
@@ -122,6 +124,20 @@ def test_examples_won_and_lost(path, runs):
     gaps = [scores[int(card[0])][0 if card[1].startswith("&lt;script") else 1] for card in cards]
     assert gaps == sorted(gaps, reverse=True)   # the majority's scores are the same for all
     assert {int(row) for row in re.findall(r"row (\d+) ", second)} <= set(mine.example[lost])
+
+
+def test_won_and_lost_add_up_for_many_classes(tmp_path, monkeypatch):
+    """The surer of two may be the wrong one."""
+    cells = []
+    for name, rows in (("one", [(0, [0.36, 0.32, 0.32]), (0, [0.5, 0.3, 0.2])]),
+                       ("two", [(1, [0.4, 0.45, 0.15]), (0, [0.6, 0.2, 0.2])])):
+        (tmp_path / name / "predictions").mkdir(parents=True)
+        table = [{"example": i, "label": "a", "prediction": "abc"[said], "label_id": 0, "prediction_id": said, "scores": scores}
+                 for i, (said, scores) in enumerate(rows)]
+        pq.write_table(pa.Table.from_pylist(table), tmp_path / name / "predictions" / "test.parquet")
+        cells.append(Cell(name, 0, "train", [], {}, tmp_path / name, None))
+    monkeypatch.setattr(examples, "texts", lambda cell, root: ["first", "second"])
+    assert "one against two: won 1 · lost 0 of 2" in str(examples.between(*cells, "test", "."))
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_row(runs, tmp_path):

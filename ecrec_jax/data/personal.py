@@ -1,5 +1,6 @@
 """Personal data in texts: e-mail and web addresses, card numbers, phone numbers."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,19 @@ def luhn(digits: str) -> bool:
     return (sum(int(x) for x in digits[-1::-2]) + sum(x - 9 * (x > 9) for x in doubled)) % 10 == 0
 
 
+def cards(digits: str, start: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of the card number in groups of digits, the longest one; of blank-separated groups some may be others', such as
+    a date of expiry."""
+    edges = [0, *(x.start() for x in re.finditer(" ", digits)), len(digits)]
+    parts = sorted(itertools.combinations(range(len(edges)), 2), key=lambda x: edges[x[0]] - edges[x[1]])
+    for first, end in parts:
+        some = digits[edges[first] : edges[end]]
+        number = re.sub(r"\D", "", some)
+        if CARD.fullmatch(number) and luhn(number):
+            yield start + edges[first] + (some[0] == " "), start + edges[end]
+            return
+
+
 def phones(text: str, countries: Sequence[str]) -> Iterator[tuple[int, int]]:
     """(start, end) of international numbers, and of those written as in one of the countries: grouped as it is done there, or in
     one piece if only a mobile phone has such a number."""
@@ -41,10 +55,7 @@ def phones(text: str, countries: Sequence[str]) -> Iterator[tuple[int, int]]:
 def found(text: str, countries: Sequence[str]) -> list[tuple[int, int, str]]:
     """(start, end, kind) of all personal data in a text, in order, none of them over another."""
     spans = [(*x.span(), "email") for x in EMAIL.finditer(text)] + [(*x.span(), "web") for x in WEB.finditer(text)]
-    for x in DIGITS.finditer(text):
-        number = re.sub(r"\D", "", x[0])
-        if CARD.fullmatch(number) and luhn(number):
-            spans.append((*x.span(), "card"))
+    spans += [(*span, "card") for x in DIGITS.finditer(text) for span in cards(x[0], x.start())]
     if DIALLED.search(text):
         spans += [(*x, "phone") for x in phones(text, countries)]
     kept: list[tuple[int, int, str]] = []
