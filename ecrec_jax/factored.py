@@ -55,7 +55,7 @@ class Factored(NamedTuple):
 
     def tiles(self, size: int) -> "Factored":
         """Table and bias as T tiles of `size` ids each, the last one filled up with ids of no weight."""
-        table, bias = filled(self.table, size, 0), filled(self.bias, size, 10 * LEAST)
+        table, bias = filled(jnp.asarray(self.table), size, 0), filled(self.bias, size, 10 * LEAST)
         return Factored(self.query, table.reshape(-1, size, table.shape[-1]), bias.reshape(-1, size))
 
     def over(self, read: Callable[["Factored", Any], Any], size: int | None = None) -> Any:

@@ -127,7 +127,7 @@ def search(compiled: Callable[[int], compiler.Program], parts: build.Parts, rows
         except compiler.TooLarge:
             print(f"largest: {trial} rows do not fit", flush=True)
             return False
-        each = f"{program.flops / trial:.4g} FLOPs a row, " if program.flops is not None else ""
+        each = f"{program.flops * parts.strategy.devices / trial:.4g} FLOPs a row, " if program.flops is not None else ""
         print(f"largest: {trial} rows: peak {program.peak / topology.GIB:.2f} GiB, {each}"
               f"{'recomputes' if program.rematerialised else 'recomputes nothing'}", flush=True)
         return not program.rematerialised and program.peak + program.memory["code"] <= limit   # CUDA's compiler refuses nothing

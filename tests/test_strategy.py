@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from jax.sharding import PartitionSpec
 
-from ecrec_jax import build, checkpoint, evaluate, mesh
+from ecrec_jax import build, checkpoint, evaluate, factored, mesh
 from ecrec_jax.step import make_columns, make_step
 from ecrec_jax.types import InputError, State
 from experiments import launch, wiring
@@ -120,8 +120,19 @@ def test_fsdp_divides_the_largest_axis_that_it_can():
 LARGE = ["strategy=fsdp", "strategy.table_rows=500"]   # the items' table is one of them
 
 
+def test_a_large_table_in_tiles(monkeypatch):
+    """A loss over all items puts it together, in tiles where there are many logits."""
+    made = [world.parts("next_item", "model=sasrec", *words) for words in (["strategy.devices=1"], [*LARGE, "strategy.devices=2"])]
+    given = world.batches(made[0].task, "next_item", 2)
+    wanted = world.curve(made[0], given)[0]
+    for name, value in (("MOST_POWERS", {"cpu": 1}), ("MOST_LOGITS", 1), ("TILE", 64)):
+        monkeypatch.setattr(factored, name, value)
+    assert np.abs(world.curve(made[1], given)[0] - wanted).max() < 1e-5
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["sampled_ce", "ce", "sampled_ce task.sampling=batch", "bce task.shared=true"])
+@pytest.mark.parametrize("loss", ["sampled_ce", "ce", "sampled_ce task.sampling=batch", "bce task.shared=true",
+                                  "sampled_ce peft=bitfit peft.frozen=['^model.items'] peft.trained=['^(?!model.items)']"])
 def test_a_large_table_is_never_whole(loss):
     """Eight devices that have four columns of it each agree with one that has all; only a loss over all items puts it together."""
     words = ["model=sasrec", "task.negatives=7", *f"task.objective={loss}".split()]

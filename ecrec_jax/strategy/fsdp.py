@@ -71,12 +71,12 @@ class Fsdp:
             return function
 
         def summed(whole: tuple[Parameters, ...], rows: Batch) -> Any:
-            specs, tables = self.specs(whole), self.tables(whole[0])
+            specs, tables = self.specs(whole), [self.tables(tree) for tree in whole[:2]]
 
             def parts(whole: Any, rows: Batch) -> Any:
                 number, sums = function(self.join(whole, specs, tables, dtype), rows)
                 share = lambda spec, table, x: x.part if table else mesh.share(x, spec, dtype)  # noqa: E731
-                return jax.lax.psum(number, "data"), jax.tree.map(share, specs[0], tables, sums)
+                return jax.lax.psum(number, "data"), jax.tree.map(share, specs[0], tables[0], sums)
 
             return jax.shard_map(parts, mesh=self.mesh, in_specs=(specs, self.rows.spec), out_specs=(self.whole.spec, specs[0]),
                                  check_vma=False)(whole, rows)
@@ -89,22 +89,22 @@ class Fsdp:
             return function
 
         def divided(whole: tuple[Parameters, ...], rows: Batch) -> Any:
-            specs, tables = self.specs(whole), self.tables(whole[0])
+            specs, tables = self.specs(whole), [self.tables(tree) for tree in whole[:2]]
             return jax.shard_map(lambda whole, rows: function(self.join(whole, specs, tables, dtype), rows), mesh=self.mesh,
                                  in_specs=(specs, self.rows.spec), out_specs=self.rows.spec, check_vma=False)(whole, rows)
 
         return divided
 
-    def tables(self, trained: Parameters) -> dict[str, bool]:
+    def tables(self, parameters: Parameters) -> dict[str, bool]:
         """Which parameters are large tables: those that rows are looked up in.
 
         Raises:
             InputError: one has columns that the devices don't divide.
         """
         found = {name: self.table_rows is not None and name.endswith(".embedding") and len(x) >= self.table_rows
-                 for name, x in trained.items()}
-        for name in [name for name, large in found.items() if large and not self.large(trained[name])]:
-            raise InputError(f"strategy.table_rows: {self.devices} devices don't divide the {trained[name].shape[1]} columns of "
+                 for name, x in parameters.items()}
+        for name in [name for name, large in found.items() if large and not self.large(parameters[name])]:
+            raise InputError(f"strategy.table_rows: {self.devices} devices don't divide the {parameters[name].shape[1]} columns of "
                              f"{name}: choose another model.width, or null")
         return found
 
@@ -113,10 +113,10 @@ class Fsdp:
         return jax.tree.map(lambda x: self.layout(x).spec, whole)
 
     def join(self, whole: tuple[Parameters, ...], specs: Any, tables: Any, dtype: str) -> tuple[Any, ...]:
-        """In a program of one device's rows: what is whole on all, put together, but for the large tables of the first tree."""
-        join = lambda x, spec: mesh.join(x, spec, dtype)  # noqa: E731
-        first = jax.tree.map(lambda x, spec, table: Divided(x) if table else join(x, spec), whole[0], specs[0], tables)
-        return first, *jax.tree.map(join, whole[1:], specs[1:])
+        """In a program of one device's rows: what is whole on all, put together, but for the large tables, trained and frozen."""
+        join = lambda x, spec, table=False: Divided(x) if table else mesh.join(x, spec, dtype)  # noqa: E731
+        parameters = [jax.tree.map(join, *some) for some in zip(whole, specs, tables, strict=False)]
+        return *parameters, *jax.tree.map(join, whole[len(tables) :], specs[len(tables) :])
 
     def gather(self, tree: Any) -> Any:
         """Whole on every device."""
