@@ -93,9 +93,8 @@ def recommend(config: dict[str, Any], folder: Any) -> dict[str, Any]:
     ranked = protocol(config, corpus) | {"loss": "none"}
     evaluate.write_json(ranked, folder / "protocol.json")
     print(told(ranked))
-    histories = {example.index: example.seen for example in corpus.examples["train"]}   # of its beginnings the last, all of it
-    fitted = model.fit(list(histories.values()), facts.items)
-    summary, place = record.marks(config, corpus.digest), {user: i for i, user in enumerate(histories)}
+    fitted = model.fit(list(corpus.trained.values()), facts.items)
+    summary, place = record.marks(config, corpus.digest), {user: i for i, user in enumerate(corpus.trained)}
     for split in (split for split in ("valid", "test") if corpus.examples[split]):
         examples, found = corpus.examples[split], []
         relevant = None if examples[0].relevant is None else ranking.padded([e.relevant for e in examples])

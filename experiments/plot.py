@@ -54,16 +54,17 @@ def reports(folder: Path) -> None:
         if "by_length" in report:
             metric, cutoff = measured_by(report, load_config(folder)["best"]["metric"])
             lengths(report["by_length"], metric, path.stem, folder / "plots" / f"length_{path.stem}.png")
-            exposure(report["exposure"], cutoff, path.stem, folder / "plots" / f"exposure_{path.stem}.png")
+            if cutoff is not None:
+                exposure(report["exposure"], cutoff, path.stem, folder / "plots" / f"exposure_{path.stem}.png")
 
 
-def measured_by(report: Mapping[str, Any], metric: str) -> tuple[str, str]:
-    """(the metric that users' groups are drawn by, the cut-off "@k" of the lists): the one that picked the checkpoint, if it is a
-    mean over users, else NDCG at the last cut-off."""
+def measured_by(report: Mapping[str, Any], metric: str) -> tuple[str, str | None]:
+    """(the metric that users' groups are drawn by, the cut-off "@k" of the lists, if these are long enough for one): the one that
+    picked the checkpoint, if it is a mean over users, else NDCG at the last cut-off."""
     known = [name for name in report["by_length"][0] if name == metric or name.startswith("ndcg@")]
     metric = metric if metric in known else known[-1]
     cutoff = metric[metric.find("@") :]
-    return metric, cutoff if cutoff in report["exposure"] else list(report["exposure"])[-1]
+    return metric, cutoff if cutoff in report["exposure"] else next((x for x in [*report["exposure"]][::-1] if x[0] == "@"), None)
 
 
 def lengths(groups: Sequence[Mapping[str, Any]], metric: str, title: str, path: Path) -> None:

@@ -15,7 +15,7 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
     said of some runs alone joins the fingerprint of those alone."""
     task, data, report = config["task"], config["data"], corpus.report
     counted = ("users", "items", "events", "split", "order", "users to test")
-    judged = {"data": corpus.digest, **{key: report[key] for key in counted},
+    judged = {"data": corpus.log, **{key: report[key] for key in counted},
               "test input": f"{BEFORE.get(data['split'], 'all that came before')}, its last {report['max_length']}",
               "candidates": "all items", "seen items": "filtered, of the whole history" if task.get("filter_seen")
               else "ranked too",

@@ -142,6 +142,8 @@ def lists(sides: Sides, split: str) -> Markup | None:
             said, tenths = f"{name}, seed {cell.seed}", lambda shares: list(enumerate(shares, 1))
             by_length = [(group["length"], group[metric]) for group in report["by_length"]]
             drawn.setdefault(f"{metric} over items in the history", []).append((i, said, by_length))
+            if cutoff is None:
+                continue
             shares = drawn.setdefault(f"share of the lists {cutoff} over tenths of the items", [
                 (len(sides), "training events", tenths(report["exposure"]["training"]))])
             shares.append((i, said, tenths(report["exposure"][cutoff])))

@@ -24,6 +24,17 @@ class Part(NamedTuple):
 Parts = dict[str, Part]   # of train, valid and test
 
 
+def told(split: str, at: Sequence[float], last: int | None, target_types: Sequence[str] | None, new: int) -> str:
+    """The split in words."""
+    of = f" of the events {', '.join(target_types)}, whose items alone a user had" if target_types else ""
+    if split == "leave_one_out":
+        return "leave one out" + of + (f", {new} items in nobody's training" if new else "")
+    if split == "last_n":
+        return f"the last {last} items of each user" + of
+    asked = {None: "all later items", 1: "the next item"}.get(last, f"{last} items")
+    return f"by {split} at {at[0]:g} and {at[1]:g}, {asked}{of}"
+
+
 def parts(train: Int[np.ndarray, "U"], valid: tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U"]],
           test: tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U"]]) -> Parts:
     """From where training ends, and from the (begin, end) of what the others ask for; nothing where these are equal."""

@@ -139,6 +139,7 @@ class Sequences:
                              if self.split in ("leave_one_out", "last_n") else
                              f"{self.path}: data.split leaves nobody two events to train on")
         cut = lambda user, end: (histories[user][:end], types[user][:end], target[user][:end])  # noqa: E731
+        had = lambda user: np.unique(histories[user][: (end := parts["train"].end[user])][target[user][:end]])  # noqa: E731
         upto = lambda name, end: range(2 if self.prefixes and name == "train" else end, end + 1)  # noqa: E731
         examples = {name: [self.example(*cut(user, end), part.asked[user], user, name, max_length) for user in members[name]
                            for end in upto(name, part.end[user])] for name, part in parts.items()}
@@ -149,7 +150,7 @@ class Sequences:
         report |= {"longest history": max(map(len, histories)), "users": len(events.users), "items": len(events.items),
                    "events": len(tokens), "items never trained on": int((counts[1:-1] == 0).sum()),
                    "histories cut": sum(len(h) - 1 > max_length for h in histories), "max_length": max_length,
-                   "split": self.told(new),
+                   "split": holdout.told(self.split, self.split_at, self.last, self.target_types, len(new)),
                    "order": f"{self.time_column}, then as in the file" if self.format == "table" else "as in the file"}
         files = {"items": self.items, "vectors": self.vectors, "texts": self.texts}
         given = {name: path and read.locate(path, self.root, f"data.{name}") for name, path in files.items()}
@@ -161,22 +162,13 @@ class Sequences:
             facts, report = facts | known, report | lacking
         return Corpus(examples, {name: [] for name in SPLITS}, facts, self.digest(events), report,
                       Catalogue(events.items, events.users), given["vectors"] and vectors_of.load(given["vectors"], events.items),
-                      given["texts"] and (catalogue.texts_of(given["texts"], self.text_columns, events.items), self.text_length))
+                      given["texts"] and (catalogue.texts_of(given["texts"], self.text_columns, events.items), self.text_length),
+                      trained={user: items for user in members["train"] if len(items := had(user))}, log=events.digest)
 
     def digest(self, events: Events) -> str:
         """Of the events and of what is told of items in words."""
         files = (("attributes", self.attributes), ("texts", self.texts))
         return catalogue.digest(events.digest, *(read.locate(path, self.root, f"data.{key}") for key, path in files if path))
-
-    def told(self, new: tuple[int, ...]) -> str:
-        """The split in words."""
-        of = f" of the events {', '.join(self.target_types)}, whose items alone a user had" if self.target_types else ""
-        if self.split == "leave_one_out":
-            return "leave one out" + of + (f", {len(new)} items in nobody's training" if new else "")
-        if self.split == "last_n":
-            return f"the last {self.last} items of each user" + of
-        asked = {None: "all later items", 1: "the next item"}.get(self.last, f"{self.last} items")
-        return f"by {self.split} at {self.split_at[0]:g} and {self.split_at[1]:g}, {asked}{of}"
 
     def members(self, parts: holdout.Parts) -> tuple[dict[str, list[int]], dict[str, Any]]:
         """(users of each split, who are asked for something after something, how many they are)."""

@@ -72,11 +72,19 @@ class Ease:
             raise InputError(f"baseline.ridge {self.ridge} must be above 0")
 
     def fit(self, histories: Sequence[History], items: int) -> Float[np.ndarray, "I I"]:
-        """The weights, dense: I² numbers."""
+        """The weights, dense: I² numbers.
+
+        Raises:
+            InputError: there is no memory for them.
+        """
         seen = matrix(histories, items)
-        gram = (seen.T @ seen).toarray()
-        gram[np.diag_indices(items)] += self.ridge
-        inverse = np.linalg.inv(gram)
+        try:
+            gram = (seen.T @ seen).toarray()
+            gram[np.diag_indices(items)] += self.ridge
+            inverse = np.linalg.inv(gram)
+        except MemoryError:
+            raise InputError(f"baseline=ease has a number for each of {items:,} × {items:,} pairs of items, several times "
+                             f"{items**2 * 4 / 1e9:.0f} GB, more than there is memory: choose item_knn, als or bpr") from None
         weight = inverse / -np.diag(inverse)
         weight[np.diag_indices(items)] = 0
         return weight
