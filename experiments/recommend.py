@@ -175,7 +175,7 @@ def ranked(parts: build.Parts, run: Mapping[str, Any], histories: Sequence[tuple
     """(the `most` best items, their scores) after every history of items and types, without the hidden ones and, unless
     `had`, what a user had: its items, of events of the run's target types, if any."""
     length = parts.facts.longest(run["data"]["max_length"])
-    no_loss = {"negatives": 1, "sampled": "none"} if hasattr(parts.task, "negatives") else {}
+    no_loss = {"negatives": 1, "shared": False, "sampled": "none"} if hasattr(parts.task, "negatives") else {}
     task = dataclasses.replace(parts.task, most=most, cutoffs=[1], filter_seen=True, **no_loss)
     examples, targets = [], run["data"].get("target_types")
     counted = [parts.facts.events.index(name) for name in targets] if targets else None

@@ -131,18 +131,18 @@ class NextItem:
 
     def grouped(self, found: dict[str, np.ndarray], seen: Int[np.ndarray, "m"], slots: int, rng: np.random.Generator
                 ) -> dict[str, np.ndarray]:
-        """What is read, filled up to so many `slots`, and i32[groups, N] negatives, none of what was `seen` or asked for, once for
-        each group.
+        """What is read, filled up to so many `slots`, and i32[groups, N] negatives, once for each group: none of what is read or
+        asked for, nor of what was `seen` before, if there are enough others.
 
         Raises:
-            InputError: there are fewer items outside the history.
+            InputError: there are fewer items outside of what is read.
         """
-        had = functools.reduce(np.union1d, (found["tokens"], found["label"], seen, self.new)).astype("i4")
-        had = had[had > 0]   # the label of who is asked for nothing
-        if self.items - len(had) < self.negatives:
-            raise InputError(f"task.negatives is {self.negatives}, but only {self.items - len(had)} items lie outside one of the "
+        read = functools.reduce(np.union1d, (found["tokens"], found["label"], self.new)).astype("i4")
+        left, had = self.items - len(read), np.union1d(read, seen).astype("i4")
+        if left < self.negatives:
+            raise InputError(f"task.negatives is {self.negatives}, but only {left} items lie outside one of the "
                              "histories, and task.shared draws without replacement")
-        negative = distinct(self.negatives, self.items, had, rng)
+        negative = distinct(self.negatives, self.items, had if self.items - len(had) >= self.negatives else read, rng)
         groups = slots // self.group if slots > 1 else 1
         filled = {key: np.pad(found[key], (0, slots - len(found[key]))) for key in ("slot", "label", "weight")}
         return filled | {"negative": np.tile(negative, (groups, 1))}
