@@ -50,16 +50,16 @@ def facts_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {fact: merged[key] for fact, key in CONFIG.items()}
 
 
-def config_of(facts: Facts, architecture: str, several: bool = False) -> dict[str, Any]:
-    """The config.json of an exported model; `several`: whether a text may have several of its labels."""
+def config_of(facts: Facts, architecture: str, problem: str | None = None) -> dict[str, Any]:
+    """The config.json of an exported model; `problem`: what transformers calls its task, if it is known."""
     labels = facts.labels or ()
     config = {key: getattr(facts, fact) for fact, key in CONFIG.items()} | {
         "model_type": "bert", "architectures": [architecture], "pad_token_id": facts.pad_id or 0,
         "is_decoder": facts.causal, "position_embedding_type": "absolute", "tie_word_embeddings": facts.tied is not False}
     if architecture == "BertForSequenceClassification":
-        kind = "multi_label_classification" if several else "single_label_classification"
-        labels, kind = (labels, kind) if labels else (("value",), "regression")   # what a score is made of: transformers asks
-        config |= {"problem_type": kind, "id2label": {str(i): name for i, name in enumerate(labels)},
+        labels = labels or ("value",)
+        config |= {} if problem is None else {"problem_type": problem}
+        config |= {"id2label": {str(i): name for i, name in enumerate(labels)},
                    "label2id": {name: i for i, name in enumerate(labels)}}
     return config
 

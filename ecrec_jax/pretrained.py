@@ -92,18 +92,19 @@ def save(net: Pretrained, folder: str | Path, format: Literal["hf", "hf_flax"] =
 
 
 def write(parameters: Parameters, facts: Facts, tokenizer: Path, folder: Path, format: str,
-          beside: Sequence[Path] = (), several: bool = False) -> list[str]:
-    """`save`, from arrays under our names, with copies of more files; `several`: whether a text may have several labels. The
-    folder appears whole or not at all."""
+          beside: Sequence[Path] = (), problem: str | None = None) -> list[str]:
+    """`save`, from arrays under our names, with copies of more files; `problem`: what transformers calls the task. The folder
+    appears whole or not at all."""
     if format not in ("hf", "hf_flax"):
         raise InputError(f"format {format!r} is none of hf, hf_flax")
     if facts.activation is None:
         raise InputError(f"{folder} can't be written: the model is no BERT, so no transformers class has a place for it")
     with fresh(folder) as part:
-        return fill(parameters, facts, part, format, [*(tokenizer / name for name in FILES), *beside], several)
+        return fill(parameters, facts, part, format, [*(tokenizer / name for name in FILES), *beside], problem)
 
 
-def fill(parameters: Parameters, facts: Facts, part: Path, format: str, files: Sequence[Path], several: bool) -> list[str]:
+def fill(parameters: Parameters, facts: Facts, part: Path, format: str, files: Sequence[Path],
+         problem: str | None) -> list[str]:
     """Config, weights and copies of those files that are there; returns the names that were left out."""
     architecture = architecture_of(parameters, facts.causal)
     bare = architecture == "BertModel"
@@ -111,7 +112,7 @@ def fill(parameters: Parameters, facts: Facts, part: Path, format: str, files: S
     tensors = {convert.theirs(name, bare): np.asarray(x) for name, x in parameters.items() if name not in left}
     if format == "hf" and "cls.predictions.decoder.kernel" in tensors:   # torch's untied decoder adds a bias of its own
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
-    config = convert.config_of(facts, architecture, several) | {"dtype": next(iter(tensors.values())).dtype.name}
+    config = convert.config_of(facts, architecture, problem) | {"dtype": next(iter(tensors.values())).dtype.name}
     (part / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     for path in files:
         if path.is_file():

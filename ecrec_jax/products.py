@@ -120,7 +120,7 @@ def by_parts(step: Callable[[Any, Sequence[Array]], tuple[Any, Array]], start: A
 def gathered(most: int, query: Array, table: Array, ids: Array) -> Array:
     """`among`, of `most` numbers at a time."""
     def step(_: None, part: Sequence[Array]) -> tuple[None, Array]:
-        return None, jnp.einsum("gpd,gnd->gpn", part[1], table[part[0]]).astype(jnp.float32)
+        return None, jnp.einsum("gpd,gnd->gpn", part[1], table[part[0]], preferred_element_type=jnp.float32)
 
     return by_parts(step, None, most, table, ids, query)[1]
 

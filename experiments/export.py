@@ -17,6 +17,7 @@ from ecrec_jax.data import leak
 from ecrec_jax.types import InputError, Parameters
 from experiments import saved
 
+PROBLEMS = {"number": "regression", "multi": "multi_label_classification", "class": "single_label_classification"}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -36,7 +37,7 @@ def export(folder: Path, run: Mapping[str, Any], out: Path, format: str, dtype: 
         arrays = in_units(arrays, parts.facts.center, parts.facts.scale)
     arrays = {name: x.astype(DTYPES[dtype]) for name, x in arrays.items()}
     left = pretrained.write(arrays, parts.facts, folder / "tokenizer", out, format, [folder / leak.FILE],
-                            parts.task.target == "multi")
+                            PROBLEMS.get(parts.task.target))
     print(f"written to {out}" + (f"; no transformers class has a place for {', '.join(left)}" if left else ""))
 
 

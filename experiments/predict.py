@@ -34,7 +34,8 @@ def main(config: dict[str, Any]) -> None:
     parts = build.rebuild(folder, run)
     if parts.task.target not in ("class", "multi", "number"):
         raise InputError(f"run_dir: a run of {run['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")
-    data = section.make(run["data"] | {"root": config["data"]["root"]}, "data", Facts())
+    moved = {} if config["data"]["root"] is None else {"root": config["data"]["root"]}
+    data = section.make(run["data"] | moved, "data", Facts())
     table = read.read(read.locate(config["input"], ".", "input"))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
     longest, kept = parts.facts.longest(data.max_length), folder / source.FIELDS

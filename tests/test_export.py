@@ -12,6 +12,7 @@ from ecrec_jax import build, convert, pretrained, source
 from ecrec_jax.checkpoint import Checkpoints
 from ecrec_jax.data import tokenise
 from ecrec_jax.types import Facts, InputError, State
+from experiments import export
 from tests.conftest import GOLDEN
 from tests.test_pretrained import BATCH, CLASSIFIER, MASKED, REAL, assert_same, file_of, parameters
 
@@ -58,9 +59,9 @@ def test_half_precision_halves_the_file_and_keeps_eight_bits(format, tmp_path):
 
 def test_what_scores_are_made_of_is_said():
     """transformers' pipelines take a sigmoid of one score and a softmax of several, unless they are told."""
-    kinds = [convert.config_of(Facts(labels=labels), "BertForSequenceClassification", several)["problem_type"]
-             for labels, several in ((None, False), (("a", "b"), False), (("a", "b"), True))]
-    assert kinds == ["regression", "single_label_classification", "multi_label_classification"]
+    told = [convert.config_of(Facts(labels=("a", "b")), "BertForSequenceClassification", kind).get("problem_type")
+            for kind in (*export.PROBLEMS.values(), None)]
+    assert told == ["regression", "multi_label_classification", "single_label_classification", None]
 
 
 def test_save_refuses(tmp_path):

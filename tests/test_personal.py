@@ -18,7 +18,8 @@ SHOWN = [   # (text, what is left of it)
     ("邮箱a.b@example.com谢谢", "邮箱[email]谢谢"), ("网址www.example.com，谢谢", "网址[web]，谢谢"),
     ("卡号4111111111111111。", "卡号[card]。"), ("4111 1111 1111 1111 12/27", "[card] 12/27"),
     ("pay 4111111111111111 123 ok", "pay [card] 123 ok"), ("visa 4111 1111 1111 1111 12 27 123", "visa [card] 12 27 123"),
-    ("no 5 4111 1111 1111 1111", "no 5 [card]"),
+    ("no 5 4111 1111 1111 1111", "no 5 [card]"), ("order 12345 4111 1111 1111 1111", "order 12345 [card]"),
+    ("ref 1234567 4111 1111 1111 1111", "ref 1234567 [card]"), ("3782 822463 10005 4111 1111 1111 1111", "[card] [card]"),
     ("a@example.com called +442079460018 about https://example.com/+442079460018", "[email] called [phone] about [web]"),
 ]
 KEPT = ["", "RED SPOTTY CUP", "order 4155552671", "order no. 1234567890", "order #4111111111111112", "invoice 536365", "C536379",

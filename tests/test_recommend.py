@@ -432,16 +432,16 @@ def test_a_history_shares_its_negatives():
 
 
 def test_shared_negatives_are_none_of_what_was_read_long_ago():
-    """Nor of what is asked for; who is asked for nothing has a catalogue from item 1 on."""
+    """Nor of what is asked for; but for items of a part that isn't read any more, where there are too few others."""
     task, rng = world.parts("next_item", *SHARED).task, np.random.default_rng(0)
     example = world.examples("next_item", 3)[2]
     long_ago = np.setdiff1d(np.arange(1, task.items + 1), np.append(example.tokens, example.label))[: task.items // 2]
     seen = np.union1d(example.seen, long_ago).astype("i4")
     for _ in range(30):
         assert not np.isin(task.prepare(example._replace(seen=seen), rng)["negative"], seen).any()
-    rest = np.arange(task.negatives + 1, task.items + 1).astype("i4")   # as many are left as are drawn
-    nothing = example._replace(label=0, tokens=rest[:4], seen=rest)
-    assert np.unique(task.prepare(nothing, rng)["negative"]).tolist() == list(range(1, task.negatives + 1))
+    nearly = np.setdiff1d(np.arange(1, task.items + 1), np.arange(1, task.negatives)).astype("i4")
+    drawn = task.prepare(example._replace(seen=nearly), rng)["negative"]
+    assert np.isin(drawn, nearly).any() and not np.isin(drawn, np.append(example.tokens, example.label)).any()
 
 
 @pytest.mark.parametrize("shared", ["true", "false"])
@@ -572,6 +572,26 @@ def test_commands(log, circle, tmp_path, capsys):
     assert all(hit) and len(hit) > 90
     items = (circle / "items.txt").read_text().split()
     assert set(items) == {f"i{k}" for k in range(30)} and len(items) == 30
+
+
+def test_baselines_know_what_networks_no_longer_read(tmp_path):
+    """Purchases before the last `max_length` events train them too; texts of items change no protocol."""
+    rows = [f"u{u},{item}" for u in range(6) for item in ("v0,-1,view", "hot,0,buy")]
+    rows += [f"u{u},v{(u + t) % 7},{t},view" for u in range(6) for t in range(1, 6)]
+    rows += [f"u{u},{item},{t},buy" for u in range(6, 14) for t, item in enumerate(("a", "b", "c", "d"))]
+    rows += [f"u{u},{item},{t},buy" for u in range(6) for t, item in ((7, "a"), (8, "b"))]
+    path = written(tmp_path / "log.csv", "user,item,time,type\n" + "\n".join(rows) + "\n")
+    texts = written(tmp_path / "items.csv", "item,title\n" + "".join(f"{x},text of {x}\n" for x in (
+        "hot", "a", "b", "c", "d", *(f"v{k}" for k in range(7)))))
+    found = []
+    for more in (["data.max_length=50"], ["data.max_length=4"],
+                 ["data.max_length=50", f"data.texts={texts}", "data.text_columns=[title]"]):
+        words = ["experiment=next_item", "data=sequences", f"data.path={path}", "data.type_column=type", "data.target_types=[buy]"]
+        config = world.composed(*words, *more)
+        corpus = make(config["data"], "data", Facts()).load("", config["data"]["max_length"])
+        found.append((sorted(len(x) for x in corpus.trained.values()), protocol(config, corpus)["fingerprint"]))
+        assert set(corpus.trained) == set(range(14)) and all(corpus.catalogue.items[x[0] - 1] for x in corpus.trained.values())
+    assert found[0][0] == found[1][0] and found[0][1] == found[2][1]
 
 
 def test_baselines_of_other_tasks_and_of_beginnings(log, tmp_path, capsys):
@@ -718,6 +738,15 @@ def test_recommend_refuses(words, said, circle, tmp_path, capsys):
     assert call("recommend", f"run_dir={circle}", *given.values()) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not (tmp_path / "x.csv").exists()
+
+
+def test_a_catalogue_too_large_for_ease(monkeypatch):
+    def full(*given):
+        raise MemoryError
+
+    monkeypatch.setattr(np.linalg, "inv", full)
+    with pytest.raises(InputError, match="each of 90 × 90 pairs of items, several times 0 GB, more than there is memory"):
+        neighbours.Ease(1.0).fit([np.array([1, 2])], 90)
 
 
 def test_lists_that_differ():

@@ -111,11 +111,13 @@ def lay(found: Sequence[Field], count: int, most: int) -> tuple[Rows, int, int]:
     kind = np.repeat(np.arange(len(found)), [len(f.row) for f in found])
     order = np.argsort(row, kind="stable")
     size = np.bincount(row, minlength=count)
-    rows = row[order]
-    early = np.lexsort((places(rows * len(found) + kind[order]), rows))   # every field's first value, then every second one …
-    kept = np.empty(len(order), bool)
-    kept[early] = places(rows[early]) < most
-    order, offset = order[kept], np.concatenate([[0], np.cumsum(np.minimum(size, most))])
+    if size.max(initial=0) > most:
+        rows = row[order]
+        early = np.lexsort((places(rows * len(found) + kind[order]), rows))   # every field's first value, then every second one …
+        kept = np.empty(len(order), bool)
+        kept[early] = places(rows[early]) < most
+        order = order[kept]
+    offset = np.concatenate([[0], np.cumsum(np.minimum(size, most))])
     rows = Rows(kind[order].astype("i4"), token[order].astype("i4"), value[order].astype("f4"), offset)
     return rows, int(starts[-1]), int((size > most).sum())
 
@@ -123,4 +125,4 @@ def lay(found: Sequence[Field], count: int, most: int) -> tuple[Rows, int, int]:
 def places(group: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
     """Where each stands among its neighbours with the same number."""
     start = np.flatnonzero(np.diff(group, prepend=-1))
-    return np.arange(len(group)) - np.repeat(start, np.diff([*start, len(group)]))
+    return np.arange(len(group)) - np.repeat(start, np.diff(np.append(start, len(group))))

@@ -1,7 +1,6 @@
 """What was known of a user and of an item when it was shown: counts, how long ago, and whether texts match. Of who has no name
 nothing is known."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -107,8 +106,9 @@ def match(users: Sequence[str | None], time: Float[np.ndarray, "R"], clicked: Bo
     """Cosine of the vector of a row's item and the sum of those of the items that its user took strictly before; not a number where
     there is none."""
     order, begins, now = moments(alone(users), time)
-    found, edges = np.empty(len(order)), [*np.unique(begins), len(order)]
-    for first, end in itertools.pairwise(edges):
+    found, edges = np.full(len(order), np.nan), np.append(np.unique(begins), len(order))
+    several = np.flatnonzero(np.diff(edges) > 1)   # of a user's only row nothing is known
+    for first, end in zip(edges[several], edges[several + 1], strict=True):
         rows = order[first:end]
         own = vectors[item[rows]].astype("f8")
         taken = np.concatenate([np.zeros((1, own.shape[1])), np.cumsum(own * clicked[rows, None], 0)])[now[first:end] - first]

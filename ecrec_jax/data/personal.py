@@ -1,6 +1,5 @@
 """Personal data in texts: e-mail and web addresses, card numbers, phone numbers."""
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +12,11 @@ LETTER = rf"[^\W\d_{FAR}]"
 WORD = rf"(?:[^\W{FAR}]|[.%+-])"
 EMAIL = re.compile(rf"(?<!{WORD}){WORD}+@(?:(?:[^\W{FAR}]|-)+\.)+{LETTER}{{2,}}")
 WEB = re.compile(rf"(?<![A-Za-z0-9])(?:https?://|www\.)[^\s<>\"{FAR}]*[^\s<>\".,;:!?)\]}}'{FAR}]", re.IGNORECASE)
-DIGITS = re.compile(r"(?<![A-Za-z0-9_.,-])\d(?:[ -]?\d){13,18}(?![A-Za-z0-9_-])")   # in groups, as cards print them
+DIGITS = re.compile(r"(?<![A-Za-z0-9_.,-])\d(?:[ -]?\d){13,}(?![A-Za-z0-9_-])")   # in groups, as cards print them
 # the issuers' first digits and lengths
 CARD = re.compile(r"4\d{15}(?:\d{3})?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
                   r"|3(?:0[0-5]|[68]\d)\d{11}|6(?:011|5\d\d|4[4-9]\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}|62\d{14,17}")
+LONGEST = 19   # digits
 DIALLED = re.compile(r"\d(?:[\s()./-]*\d){6}")   # too few digits elsewhere
 
 
@@ -27,16 +27,17 @@ def luhn(digits: str) -> bool:
 
 
 def cards(digits: str, start: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of the card number in groups of digits, the longest one; of blank-separated groups some may be others', such as
-    a date of expiry."""
-    edges = [0, *(x.start() for x in re.finditer(" ", digits)), len(digits)]
-    parts = sorted(itertools.combinations(range(len(edges)), 2), key=lambda x: edges[x[0]] - edges[x[1]])
-    for first, end in parts:
-        some = digits[edges[first] : edges[end]]
-        number = re.sub(r"\D", "", some)
-        if CARD.fullmatch(number) and luhn(number):
-            yield start + edges[first] + (some[0] == " "), start + edges[end]
-            return
+    """(start, end) of the card numbers in blank-separated groups of digits, from the left, the longest first: others of the groups
+    may be an order's number or a date of expiry."""
+    groups, first = [x.span() for x in re.finditer("[^ ]+", digits)], 0
+    while first < len(groups):
+        for last in reversed(range(first, min(first + LONGEST, len(groups)))):
+            number = re.sub(r"\D", "", digits[groups[first][0] : groups[last][1]])
+            if CARD.fullmatch(number) and luhn(number):
+                yield start + groups[first][0], start + groups[last][1]
+                first = last
+                break
+        first += 1
 
 
 def phones(text: str, countries: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -58,7 +58,8 @@ class Text:
         file.check(self.path, self.sha256, self.split_column, self.pattern, self.encoding)
         if self.target != "none" and self.label_column is None:
             raise InputError("data.label_column is not set: name the column of the labels")
-        if not self.label_separator or any(self.names(name) != [name] for name in (self.label_names or {}).values()):
+        if not self.label_separator or (self.target == "multi" and any(
+                self.names(name) != [name] for name in (self.label_names or {}).values())):
             raise InputError("data.label_separator is empty, or stands in a name of data.label_names")
         if self.augment and self.text_pair_column is not None:
             raise InputError("data.augment changes single texts, not pairs: set augment=[] or data.text_pair_column=null")
@@ -104,12 +105,11 @@ class Text:
             facts["token_counts"] = tuple(np.bincount(np.concatenate([ragged[i][0] for i in members["train"]])).tolist())
         texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
         examples = {name: [ragged.example(int(i), labels.get(i, 0)) for i in rows] for name, rows in members.items()}
-        truncated = {name: sum(bool(ragged.truncated[i]) for i in rows) for name, rows in members.items()}
         seen = {text: name for name in reversed(SPLITS) for text in {texts[i] for i in members[name]}}
         report = {"rows": len(first), "dropped without text or label": keep.count(False),
                   "cleaned": {k: v for k, v in counts.items() if v},
                   **{name: len(rows) for name, rows in members.items()},
-                  "truncated": sum(truncated.values()), "max_length": max_length,
+                  "truncated": sum(bool(ragged.truncated[i]) for rows in members.values() for i in rows), "max_length": max_length,
                   "texts of valid or test that also stand in an earlier split":
                       sum(seen[texts[i]] != name for name in ("valid", "test") for i in members[name])}
         return Corpus(examples, {name: [texts[i] for i in rows] for name, rows in members.items()}, facts, table.digest, report)
