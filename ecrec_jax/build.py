@@ -96,6 +96,10 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     if lacking:
         raise InputError(f"model.checkpoint is not set, but this model takes {', '.join(lacking[:3])}… from it: give a folder, a "
                          "hub id or a run, or choose a model that has its own, such as model=bert_tiny")
+    rates = [getattr(facts, name) if config["model"].get(name) is None else config["model"][name] for name in RATES - {"causal"}]
+    if config["task"].get("views") == "dropout" and not any(rates) and config.get("debug") != "overfit":
+        raise InputError("task.views=dropout reads each text under two masks of dropout, of which the model has none: set "
+                         "model.dropout=0.1")
     folder = tokenizer_folder(config, source)
     words = tokenise.facts(folder) if folder else {}
     if facts.vocabulary is not None and words.get("vocabulary", 0) > facts.vocabulary:
@@ -142,6 +146,8 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
     if facts.causal and config["head"].get("pooling") in ("cls", "first"):
         raise InputError(f"head.pooling is {config['head']['pooling']}, but the first token of a causal model sees no other: set "
                          "head.pooling=mean, or model.causal=false to let all tokens see each other")
+    if config["head"].get("pooling") == "cls" and not hasattr(target(config["model"], "model"), "pool"):
+        raise InputError("head.pooling is cls, but the model has no pooler: set head.pooling=mean")
     seed = config["seed"]
     rngs = Later(seed) if later or (source and whole(source, facts)) else nnx.Rngs(seed)
     told = {noun: {"vectors": vectors} if "vectors" in arguments(target(config[noun], noun)) else {} for noun in ("model", "task")}
@@ -156,7 +162,7 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
         if source.labels and facts.labels and not config["model"]["new_head"]:
             agree(source, facts)
         parameters, report = fit(parameters, source, config["model"]["new_head"], constants)
-        if source.head is None and hasattr(head, "standardised") and not any(name.startswith("head.") for name in report["new"]):
+        if hasattr(head, "standardised") and not any(name.startswith("head.") for name in report["new"]):
             parameters = head.standardised(parameters)
     made = {name: make(constructors(config, name), name, facts, **told.get(name, {}))
             for name in ("task", "peft", "gradient", "strategy")}

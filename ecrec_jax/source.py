@@ -83,6 +83,8 @@ def read(reference: str, key: str = "model.checkpoint") -> Source:
             raise InputError(f"{folder}: the run has no model")
         config = load_config(folder)
         tensors, head = best(folder, config), config["head"]
+        if head.get("_target_", "").endswith(".Regress"):
+            tensors = in_units(tensors, facts.center, facts.scale)
         pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
         known = {key: getattr(facts, key) for key in (*convert.CONFIG, "causal")}
         return Source(folder, known, tensors, facts.labels, pooling, head.get("_target_"))
@@ -110,6 +112,13 @@ def best(folder: Path, config: Mapping[str, Any]) -> Parameters:
     with Checkpoints(folder / "checkpoints", config["best"]["mode"], writing=False) as kept:
         trained, constant = kept.best()
     return {name: np.asarray(x) for name, x in peft.merge(trained, constant).items()}
+
+
+def in_units(tensors: Parameters, center: float, scale: float) -> Parameters:
+    """A regression's parameters with the labels' mean and spread folded into its last layer."""
+    kernel, bias = (tensors[f"head.classifier.{leaf}"] for leaf in ("kernel", "bias"))
+    return tensors | {"head.classifier.kernel": (kernel * scale).astype("f4"),
+                      "head.classifier.bias": (bias * scale + center).astype("f4")}
 
 
 def whole(source: Source, facts: Facts) -> bool:

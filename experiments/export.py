@@ -12,9 +12,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ecrec_jax import build, pretrained, section
+from ecrec_jax import build, pretrained, section, source
 from ecrec_jax.data import leak
-from ecrec_jax.types import InputError, Parameters
+from ecrec_jax.types import InputError
 from experiments import saved
 
 PROBLEMS = {"number": "regression", "multi": "multi_label_classification", "class": "single_label_classification"}
@@ -34,18 +34,11 @@ def export(folder: Path, run: Mapping[str, Any], out: Path, format: str, dtype: 
     parts = build.rebuild(folder, run)
     arrays = {name: np.asarray(x) for name, x in parts.parameters.items()}
     if parts.task.target == "number":
-        arrays = in_units(arrays, parts.facts.center, parts.facts.scale)
+        arrays = source.in_units(arrays, parts.facts.center, parts.facts.scale)
     arrays = {name: x.astype(DTYPES[dtype]) for name, x in arrays.items()}
     left = pretrained.write(arrays, parts.facts, folder / "tokenizer", out, format, [folder / leak.FILE],
                             PROBLEMS.get(parts.task.target))
     print(f"written to {out}" + (f"; no transformers class has a place for {', '.join(left)}" if left else ""))
-
-
-def in_units(arrays: Parameters, center: float, scale: float) -> Parameters:
-    """The last layer of a regression with the labels' mean and spread folded in."""
-    kernel, bias = (arrays[f"head.classifier.{leaf}"] for leaf in ("kernel", "bias"))
-    return arrays | {"head.classifier.kernel": (kernel * scale).astype("f4"),
-                     "head.classifier.bias": (bias * scale + center).astype("f4")}
 
 
 if __name__ == "__main__":

@@ -108,6 +108,12 @@ def check(config: Mapping[str, Any]) -> None:
         raise InputError(f"task {names['task']} hides items, and one that is hidden has no type that could be told: set "
                          "data.type_column=null, or choose task=next_item")
     labelled(config)
+    data = config["data"]
+    told = "fields" in data and (data["history"] or data["recency"] or data["vectors"]
+                                 or {"number", "count"} & set((data["fields"] or {}).values()))
+    if told and not getattr(section.target(config["model"], "model"), "reads_values", False):
+        raise InputError(f"model {names['model']} reads names, not numbers, and the data's fields have some: choose "
+                         "model=logistic, fm, deepfm, dcnv2 or two_tower")
     if config["model"].get("text_encoder") and getattr(task, "over_all", {}).items() <= config["task"].items():
         raise InputError("model.text_encoder is trained on the items that a batch names, and this task's loss is over all: choose "
                          "task=next_item task.objective=sampled_ce, with task.sampling=batch or negatives")

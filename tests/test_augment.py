@@ -133,6 +133,21 @@ def test_synonym_changes_words_of_the_lexicon_and_never_the_rest(node, tmp_path)
     assert changed(transform, 0, ["“GREAT!!”, he said"])[0] in ("“LOVELY!!”, he said", "“FINE!!”, he said")
 
 
+def test_words_left_out_join_no_others():
+    """What stood between them and the next word stands there still."""
+    assert words.split("dress， great fit").part([0, 2, 3]).text() == "dress great fit"
+    assert words.split("连衣裙很好看").part([0, 2]).text() == "连裙" and words.split("a b c").part([0, 2]).text() == "a c"
+
+
+def test_masked_lm_leaves_a_word_that_is_cut(node, tmp_path):
+    """Its end lies beyond the positions of the model, so it can't be hidden whole."""
+    transform = made(node("masked_lm", alpha=1.0), tmp_path)
+    loose, long = "a " * 61, "zzzqqembroideryish"
+    for seed in range(8):
+        (found,) = changed(transform, seed, [loose + long + " tail"])
+        assert found.endswith(f"{long} tail")
+
+
 def test_masked_lm_changes_as_many_words_as_asked(node, tmp_path):
     transform = made(node("masked_lm", alpha=0.25), tmp_path)
     loaded = pretrained.load(f"{GOLDEN}/bert/masked_lm", "masked_lm")

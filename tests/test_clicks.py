@@ -458,3 +458,12 @@ def test_a_run_from_end_to_end(folder, capsys):
     assert predicted(folder) == pytest.approx(expected(folder, rows, new), abs=1e-5)
     assert call("train", *common, "steps=3", "model=fm", "data.target=number", "task=regression", "head=regress",
                 "head.pooling=cls", "best.metric=rmse", f"run_dir={folder}/number") == 0
+
+
+def test_numbers_are_read_by_models_that_know_values(folder, tmp_path, capsys):
+    """To others each is the same word whatever it counts."""
+    words = ["experiment=click", "data=clicks", f"data.path={folder}/shown.csv", "data.fields={user: category, item: category}"]
+    for more, said in ((["model=bert4rec"], "reads names, not numbers"), (["model=gru4rec", "head.pooling=mean"], "reads names"),
+                       (["model=sasrec", "model.causal=false", "data.history=false"], "the model has no pooler")):
+        assert call("train", *words, *more, "steps=1", f"run_dir={tmp_path}/run") == 2
+        assert said in capsys.readouterr().err

@@ -266,6 +266,12 @@ def test_regression_export_is_in_the_units_of_the_labels(tmp_path):
                 "tracker=[jsonl]", f"model.checkpoint={tmp_path / 'out'}", f"run_dir={tmp_path / 'next'}", *TINY) == 0
     again = pq.read_table(tmp_path / "next" / "predictions" / "test.parquet").to_pandas()
     assert np.abs(again.scores - rows.scores).max() < 1e-4   # it goes on from what was exported, in the labels' units
+    found = []
+    for name, start in (("a", run), ("b", tmp_path / "out")):   # the run too, on labels of another mean
+        assert call("train", "experiment=rating_regression", "steps=1", "data.limit=90", "optimizer.learning_rate=0.0",
+                    "tracker=[jsonl]", f"model.checkpoint={start}", f"run_dir={tmp_path / name}", *TINY) == 0
+        found.append(pq.read_table(tmp_path / name / "predictions" / "test.parquet").to_pandas().scores)
+    assert np.abs(found[0] - found[1]).max() < 1e-4
 
 
 def test_overfit(tmp_path):

@@ -416,5 +416,7 @@ def test_each_layer_learns_slower_than_the_one_above():
              "model.text_encoder.model.encoder.layer.0.output.dense.bias": 0.0625,
              "model.text_encoder.model.embeddings.LayerNorm.bias": 0.03125}
     assert made.shares(list(names)) == names
+    names = {"model.vectors.embedding": 0.25, "model.weights.embedding": 0.25, "model.slots.layer.0.kernel": 0.5, "head.x": 1.0}
+    assert made.shares(list(names)) == names
     with pytest.raises(InputError, match="optimizer.layer_decay is 0"):
         section.make(options | {"layer_decay": 0.0}, "optimizer", Facts(steps=10))

@@ -234,6 +234,14 @@ def test_simcse_is_its_equation():
 
 
 @pytest.mark.slow
+def test_two_masks_need_dropout(tmp_path, capsys):
+    """Of a checkpoint that was trained without, too; debug=overfit is to have none."""
+    words = ["experiment=pretrain_contrastive", "steps=1", "data.limit=40", "tracker=[jsonl]", *TINY]
+    off = ["model.dropout=0.0", "model.attention_dropout=0.0"]
+    assert call("train", *words, *off, f"run_dir={tmp_path / 'run'}") == 2
+    assert "of which the model has none: set model.dropout=0.1" in capsys.readouterr().err
+
+
 def test_a_pair_needs_a_second_text(tmp_path, capsys):
     words = ["experiment=pretrain_contrastive", "debug=fast", "tracker=[jsonl]", f"run_dir={tmp_path / 'run'}", *TINY]
     assert call("train", *words, "task.views=pair") == 2 and "set data.text_pair_column" in capsys.readouterr().err

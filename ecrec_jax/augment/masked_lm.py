@@ -107,7 +107,8 @@ class MaskedLM:
             if word is not None:
                 pieces.setdefault(word, []).append(token)
         spans = {word: (encoded.offsets[at[0]][0], encoded.offsets[at[-1]][1]) for word, at in pieces.items()}
-        known = [word for word, span in spans.items() if any(map(str.isalnum, text[slice(*span)]))]
+        cut = {word for more in encoded.overflowing[:1] for word in more.word_ids}   # a word whose end lies beyond the positions
+        known = [word for word, span in spans.items() if word not in cut and any(map(str.isalnum, text[slice(*span)]))]
         chosen = sorted(rng.permutation(known)[: words.changes(self.alpha, len(known))].tolist())
         gone = {token for word in chosen for token in pieces[word][1:]}
         masked = {pieces[word][0] for word in chosen}

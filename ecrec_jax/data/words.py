@@ -24,8 +24,9 @@ class Words(NamedTuple):
         return "".join(part for pair in zip(*self, strict=True) for part in pair).strip()
 
     def part(self, keep: list[int]) -> "Words":
-        """Some of the words, each with its gap."""
-        return Words([self.words[i] for i in keep], [self.gaps[i] for i in keep])
+        """Some of the words in their order, each with its gap, or, if it has none, that of a word left out behind it."""
+        gaps = [next(filter(None, self.gaps[i:end]), "") for i, end in zip(keep, [*keep[1:], len(self.gaps)], strict=True)]
+        return Words([self.words[i] for i in keep], gaps)
 
 
 def split(text: str, cut: Callable[[str], list[str]] | None = None) -> Words:

@@ -47,6 +47,8 @@ class Logistic(nnx.Module):
     A model says one number (`width`) of every example, whose first token is its slot; the head scales and moves it.
     """
 
+    reads_values = True
+
     def __init__(self, vocabulary: int, types: int, width: int, dropout: float, causal: bool, initializer_range: float,
                  rngs: nnx.Rngs, embedding: int = 0):
         for name, given, wanted in (("width", width, 1), ("dropout", dropout, 0.0), ("causal", causal, False)):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ecrec_jax.block import select
 from ecrec_jax.types import InputError, Parameters
 
-LOWEST = re.compile(r"\bmodel\.(embeddings|items|position|type|text)\.")   # below all layers
+LOWEST = re.compile(r"\bmodel\.(embeddings|items|position|type|text|weights|vectors)\.")   # below all layers
 
 
 def clipped(gradient: Parameters, most: Any) -> Parameters:
