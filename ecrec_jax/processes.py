@@ -1,6 +1,7 @@
 """The processes of a run: how they find each other, and what they agree on."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ def connect(coordinator: str | None, processes: int | None, process_id: int | No
     if coordinator not in (None, "auto"):
         if len(given) < 2:
             raise InputError("strategy.coordinator is set: give strategy.processes and strategy.process_id too")
+        if not re.fullmatch(r".+:\d+", coordinator):
+            raise InputError(f"strategy.coordinator is {coordinator!r}, must be host:port of process 0, auto or null")
         if not 0 <= process_id < processes:
             raise InputError(f"strategy.process_id is {process_id}, must be at least 0 and below strategy.processes, {processes}")
     if coordinator is None or jax.distributed.is_initialized():

@@ -154,3 +154,9 @@ def describe(hint: Any) -> str:
     if typing.get_origin(hint) in (list, tuple):
         return f"a list of {'texts' if parts[0] is str else 'numbers'}"
     return " or ".join(describe(part) for part in parts) if parts else str(hint)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves under dotted keys."""
+    return {key: leaf for name, value in tree.items() for key, leaf in
+            (flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}).items()}

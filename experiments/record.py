@@ -23,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from ecrec_jax import evaluate, source
 from ecrec_jax.data import tokenise
 from ecrec_jax.data.copies import COPIES
+from ecrec_jax.section import flatten
 from ecrec_jax.types import InputError
 from ecrec_jax.writing import writing
 from experiments import saved
@@ -48,12 +49,6 @@ def folder_of(config: Mapping[str, Any], prefix: str = "") -> Path:
         text = text.encode()[:80].decode(errors="ignore") + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = [prefix, experiment, text, f"seed={config['seed']}", os.environ.get("WANDB_RUN_ID", "")]
     return Path("runs") / "-".join(part for part in parts if part)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves under dotted keys."""
-    return {key: leaf for name, value in tree.items() for key, leaf in
-            (flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}).items()}
 
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,28 @@ def test_a_folder_for_all_trials(monkeypatch):
     assert record.folder_of({"run_dir": "runs/mine-abc"}) == Path("runs/mine-abc")
 
 
+@pytest.mark.parametrize("said,key,settings,wanted", [
+    ({}, None, "", "offline"), ({}, "api.wandb.ai", "", "online"), ({}, "api.wandb.ai", "mode = offline", "offline"),
+    ({"WANDB_BASE_URL": "http://localhost:8080"}, "localhost:8080", "", "online"),
+    ({"WANDB_API_KEY": "k" * 40}, None, "", "online"), ({"WANDB_API_KEY": "abc"}, None, "", "error: tracker.wandb: "),
+    ({"WANDB_MODE": "disabled"}, "api.wandb.ai", "", "disabled")])
+def test_online_where_wandb_would_be(said, key, settings, wanted, tmp_path):
+    """By its own settings and keys, wherever these lie; in a process of its own, for W&B reads them once."""
+    (tmp_path / ".config" / "wandb").mkdir(parents=True)
+    if settings:
+        (tmp_path / ".config" / "wandb" / "settings").write_text(f"[default]\n{settings}\n")
+    if key:
+        (tmp_path / ".netrc").write_text(f"machine {key}\n  login user\n  password {'k' * 40}\n")
+        (tmp_path / ".netrc").chmod(0o600)
+    code = ("from ecrec_jax.tracker.wandb import Wandb\nfrom ecrec_jax.types import InputError\n"
+            "try:\n    print(Wandb('.', {'seed': 0}, 'p', None, [], False, None).mode)\n"
+            "except InputError as error:\n    print('error:', error)\n")
+    bare = {name: x for name, x in os.environ.items() if not name.startswith("WANDB")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+                          env=bare | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)} | said)
+    assert done.stdout.strip().startswith(wanted), done.stderr
+
+
 def test_what_wandb_is_told(tmp_path, monkeypatch):
     """A validation stands in the summary at once; a stop asked for there is a SIGTERM; with the agent gone, another is wanted."""
     run, got = mock.MagicMock(id="abc"), []
@@ -123,6 +145,17 @@ def test_what_wandb_is_told(tmp_path, monkeypatch):
     assert tracker.state() == {"id": "abc"} and not run.mark_preempting.called
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert tracker.state() == {"id": "abc"} and run.mark_preempting.called
+
+
+def test_keys_are_dotted_and_refusals_sentences(tmp_path, monkeypatch):
+    """A sweep's `model` stands beside `model.width`, not in its place."""
+    tracker = Wandb(str(tmp_path), {"seed": 7, "model": {"width": 8}}, "shop", None, [], False, "online")
+    monkeypatch.setattr(wandb, "init", mock.Mock())
+    tracker.start(0, 10, {})
+    assert wandb.init.call_args.kwargs["config"] == {"seed": 7, "model.width": 8}
+    monkeypatch.setattr(wandb, "init", mock.Mock(side_effect=wandb.errors.CommError("no route\nto it")))
+    with pytest.raises(InputError, match="tracker.wandb: no route to it; tracker.wandb.mode=offline goes on"):
+        tracker.start(0, 10, {})
 
 
 def test_what_a_finished_run_leaves_in_wandb(tmp_path):

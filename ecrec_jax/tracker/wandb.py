@@ -1,29 +1,32 @@
 """Weights & Biases: online when the user is logged in, offline otherwise."""
 
-import netrc
+import contextlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
 
 from ecrec_jax import source
+from ecrec_jax.section import flatten
 from ecrec_jax.types import InputError
 
 TAG, GROUP = 64, 128   # characters that W&B allows
 
 
 class Wandb:
-    """`mode` null: online when logged in, else offline. The run's id is kept in checkpoints, so that a continued run is
-    the same run; at its end its summary shows the best checkpoint, not the last step. A stop asked for in W&B is a SIGTERM
-    like the agent's: W&B's own way, a SIGINT after it, would break off a save. A tag says the seed."""
+    """`mode` null: as `wandb offline` or `wandb online` was said last, and online only when logged in. The run's id is kept in
+    checkpoints, so that a continued run is the same run; at its end its summary shows the best checkpoint, not the last step. A
+    stop asked for in W&B is a SIGTERM like the agent's: W&B's own way, a SIGINT after it, would break off a save. A tag says
+    the seed."""
 
     def __init__(self, folder: str, config: dict[str, Any], project: str, group: str | None, tags: list[str],
                  checkpoints: bool, mode: Literal["online", "offline", "disabled"] | None):
         self.folder, self.config, self.project, self.group, self.tags = folder, config, project, group, tags
         self.checkpoints = checkpoints
-        self.mode = mode or os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        if not os.environ.get("WANDB_MODE", "unset"):   # set but empty: W&B would refuse it
+            del os.environ["WANDB_MODE"]
+        self.mode = mode or os.environ.get("WANDB_MODE") or chosen()
         if os.environ.get("WANDB_SWEEP_ID") and self.mode != "online":
             raise InputError("tracker.wandb.mode: a sweep needs W&B online; run `wandb login`, or leave the sweep")
         self.parent = os.getppid()
@@ -33,14 +36,13 @@ class Wandb:
         import wandb
 
         name = os.path.basename(os.path.abspath(self.folder))
-        if not os.environ.get("WANDB_MODE", "unset"):   # set but empty: W&B would refuse it
-            del os.environ["WANDB_MODE"]
         group, tags = self.group and self.group[:GROUP], [tag[:TAG] for tag in (*self.tags, f"seed {self.config['seed']}")]
-        self.run = wandb.init(project=self.project, name=name, group=group, tags=tags, config=self.config, dir=self.folder,
-                              id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
-                              resume="allow", reinit="create_new",   # runs of one process stand side by side
-                              settings=wandb.Settings(silent=True, disable_git=True, console="off",
-                                                      stop_fn=lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        with understood():   # keys as sweeps have them: a sweep's `model` would take the place of a section
+            self.run = wandb.init(project=self.project, name=name, group=group, tags=tags, config=flatten(self.config),
+                                  dir=self.folder, id=saved.get("id") or os.environ.get("WANDB_RUN_ID"), mode=self.mode,
+                                  resume="allow", reinit="create_new",   # runs of one process stand side by side
+                                  settings=wandb.Settings(silent=True, disable_git=True, console="off",
+                                                          stop_fn=lambda: os.kill(os.getpid(), signal.SIGTERM)))
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step", summary="none")
 
@@ -78,13 +80,28 @@ class Wandb:
         self.run.finish()
 
 
-def logged_in() -> bool:
-    """Whether an API key is at hand, in the environment or in netrc."""
+def chosen() -> str:
+    """What W&B's own settings say, or else `online` if an API key is at hand, in the environment or in netrc.
+
+    Raises:
+        InputError: a setting or key that can't be one.
+    """
     import wandb
 
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+    with understood():
+        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        if settings.mode in ("offline", "disabled"):
+            return settings.mode
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """What W&B refuses or can't reach as a sentence."""
+    import wandb
+
     try:
-        return netrc.netrc().authenticators(urlparse(wandb.Settings().base_url).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        yield
+    except (wandb.errors.Error, ValueError) as error:   # pydantic's are values
+        said = " ".join(str(error).split())
+        raise InputError(f"tracker.wandb: {said[:300]}; tracker.wandb.mode=offline goes on without W&B's server") from error
