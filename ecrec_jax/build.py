@@ -147,7 +147,8 @@ def network(config: Mapping[str, Any], facts: Facts, folder: str, source: Source
         raise InputError(f"head.pooling is {config['head']['pooling']}, but the first token of a causal model sees no other: set "
                          "head.pooling=mean, or model.causal=false to let all tokens see each other")
     if config["head"].get("pooling") == "cls" and not hasattr(target(config["model"], "model"), "pool"):
-        raise InputError("head.pooling is cls, but the model has no pooler: set head.pooling=mean")
+        name = target(config["model"], "model").__name__
+        raise InputError(f"head.pooling is cls, but a {name} has no pooler: set head.pooling=mean")
     seed = config["seed"]
     rngs = Later(seed) if later or (source and whole(source, facts)) else nnx.Rngs(seed)
     told = {noun: {"vectors": vectors} if "vectors" in arguments(target(config[noun], noun)) else {} for noun in ("model", "task")}

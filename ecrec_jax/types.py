@@ -110,8 +110,8 @@ class Augment(Protocol):
 
 class Model(Protocol):
     """Tokens to hidden states: all, or those at `slot` alone, for which the last layer computes nothing else. `table` and `pool`
-    stay where checkpoints have them, so that heads can tie to them. A kernel that isn't divided by itself runs on each device's
-    rows by `strategy`; without one, nothing but plain operations is used."""
+    stay where checkpoints have them, so that heads can tie to them; a model without a pooler has no `pool`. A kernel that isn't
+    divided by itself runs on each device's rows by `strategy`; without one, nothing but plain operations is used."""
 
     def __call__(self, batch: Batch, noise: Noise | None = None, strategy: "Strategy | None" = None,
                  slot: Int[Array, "B S"] | None = None) -> Float[Array, "B T D"]: ...

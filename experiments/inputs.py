@@ -9,7 +9,7 @@ from typing import Any
 
 from ecrec_jax import source
 from ecrec_jax.data import digest, file
-from experiments.record import flatten
+from ecrec_jax.section import flatten
 
 FILES = re.compile(r"data\.(path(\.\w+)?|attributes|vectors|items|texts|tables\.[^.]+\.path|augment\.[^.]+\.(lexicon|common))")
 CHECKPOINTS = re.compile(r"model\.(checkpoint|text_encoder)|data\.tokenizer|data\.augment\.[^.]+\.checkpoint")

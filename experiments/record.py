@@ -28,8 +28,8 @@ from ecrec_jax.types import InputError
 from ecrec_jax.writing import writing
 from experiments import saved
 
-FREE = ("run_dir", "replicas", "data.root", "data.source", "data.sha256", "data.attributes_sha256", "strategy",
-        "tracker")   # keys that may change when a run goes on
+# keys that may change when a run goes on
+FREE = re.compile(r"run_dir|(replicas|strategy|tracker)(\..*)?|data\.(root|source|(tables\..*\.)?sha256(\..*)?|attributes_sha256)")
 UNNAMED = ("run_dir=", "experiment=", "seed=", "tracker.", "strategy.coordinator=", "strategy.process")   # not in a folder name
 ROOT = Path(__file__).parent.parent
 
@@ -53,9 +53,7 @@ def folder_of(config: Mapping[str, Any], prefix: str = "") -> Path:
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that make a run what it is; debug=nan only looks at it."""
-    free = lambda key, x: (any(key == f or key.startswith(f + ".") for f in FREE) or re.fullmatch(r"data\.tables\..*\.sha256", key)  # noqa: E731
-                           or (key == "debug" and x in (None, "nan")))
-    return {key: x for key, x in flatten(config).items() if not free(key, x)}
+    return {key: x for key, x in flatten(config).items() if not FREE.fullmatch(key) and (key != "debug" or x not in (None, "nan"))}
 
 
 @functools.cache

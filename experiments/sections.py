@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecrec_jax import metrics
+from ecrec_jax import metrics, section
 from ecrec_jax.meter import brief
-from experiments import examples, figure, lines, page, plot, record
+from experiments import examples, figure, lines, page, plot
 from experiments.cell import Cell
 from experiments.compare import METHOD, answers, asked, pairs
 from experiments.lines import Line, verdict
@@ -21,7 +21,7 @@ Sides = dict[str, list[Cell]]   # name of a row -> its runs
 
 def differing(sides: Sides) -> Markup:
     """The keys in which the rows differ, and all others but those of folder and trackers, which change nothing."""
-    flat = {name: record.flatten(cells[0].config) for name, cells in sides.items()}
+    flat = {name: section.flatten(cells[0].config) for name, cells in sides.items()}
     free = ["run_dir", "tracker", *(["seed"] if any(len(cells) > 1 for cells in sides.values()) else [])]
     keys = [key for key in dict.fromkeys(key for node in flat.values() for key in node) if key.partition(".")[0] not in free]
     said = {key: [said_of(node, key) for node in flat.values()] for key in keys}

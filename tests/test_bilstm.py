@@ -116,7 +116,9 @@ def test_sizes_and_heads_that_are_refused():
         with pytest.raises(InputError, match=said):
             Bilstm(**sizes | wrong, rngs=nnx.Rngs(0))
     assert Bilstm(**sizes | {"width": 5, "causal": True, "embedding": 5}, rngs=nnx.Rngs(0)).table().shape == (9, 5)
-    made = world.parts("classification", "model=bilstm")
+    with pytest.raises(InputError, match="head.pooling is cls, but a Bilstm has no pooler"):
+        world.parts("classification", "model=bilstm")
+    made = world.parts("classification", "model=bilstm", "head.pooling=mean")
     model = made.graph.net(made.parameters).model
     with pytest.raises(InputError, match="model.embedding is 300 and model.width 32"):
         model.table()

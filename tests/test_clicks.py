@@ -464,6 +464,6 @@ def test_numbers_are_read_by_models_that_know_values(folder, tmp_path, capsys):
     """To others each is the same word whatever it counts."""
     words = ["experiment=click", "data=clicks", f"data.path={folder}/shown.csv", "data.fields={user: category, item: category}"]
     for more, said in ((["model=bert4rec"], "reads names, not numbers"), (["model=gru4rec", "head.pooling=mean"], "reads names"),
-                       (["model=sasrec", "model.causal=false", "data.history=false"], "the model has no pooler")):
+                       (["model=sasrec", "model.causal=false", "data.history=false"], "a Sasrec has no pooler")):
         assert call("train", *words, *more, "steps=1", f"run_dir={tmp_path}/run") == 2
         assert said in capsys.readouterr().err

@@ -235,7 +235,7 @@ def test_simcse_is_its_equation():
 
 @pytest.mark.slow
 def test_two_masks_need_dropout(tmp_path, capsys):
-    """Of a checkpoint that was trained without, too; debug=overfit is to have none."""
+    """Else they are one view."""
     words = ["experiment=pretrain_contrastive", "steps=1", "data.limit=40", "tracker=[jsonl]", *TINY]
     off = ["model.dropout=0.0", "model.attention_dropout=0.0"]
     assert call("train", *words, *off, f"run_dir={tmp_path / 'run'}") == 2

@@ -235,14 +235,15 @@ def test_tabs_part_cells_as_they_are(tmp_path):
     assert [x["user"] for x in events] == ["u1", "u2", "u3"] and [x["text"] for x in items] == ['"best', 'foo"', '"LOVE" mug']
 
 
-def test_white_space_and_line_breaks(tmp_path):
+def test_white_space_and_line_breaks(tmp_path, capsys):
     """What is left is read alike in training: no white space of any script around names, no line break in one."""
     text = ('user,item,time\n\u3000,a,1\nv\u00a0,a,2\nv,a,3\n"i\nj",a,4\nv,"b\u2028c",5\n\u2003w\x1f,a,6\n')
     events, _, report = prepared(tmp_path, text)
     assert [(x["user"], x["time"]) for x in events] == [("v", 2), ("v", 3), ("w", 6)]
     assert report["dropped rows"] == {"without user": 1, "line break in user": 1, "line break in item": 1}
     words = [f"data.path={tmp_path / 'out' / 'interactions.parquet'}", f"run_dir={tmp_path / 'run'}"]
-    assert call("baseline", "experiment=next_item", "data=sequences", "baseline=popularity", *words) == 2   # too few, but read
+    assert call("baseline", "experiment=next_item", "data=sequences", "baseline=popularity", *words) == 2
+    assert "to at most the 1 items" in capsys.readouterr().err   # too few to rank, but all are read
 
 
 def test_texts_stored_as_bytes(tmp_path):

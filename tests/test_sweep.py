@@ -106,7 +106,7 @@ def test_values(path):
             wiring.check(config)
             wiring.plan_of(config)
             if key not in groups():
-                found = record.flatten(config)[key]
+                found = section.flatten(config)[key]
                 assert found == value and type(found) is type(value)
 
 

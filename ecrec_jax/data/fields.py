@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ecrec_jax.data.pack import within
 from ecrec_jax.data.parse import parts_of
 from ecrec_jax.data.split import is_number, natural, spread
 from ecrec_jax.types import Example, InputError
@@ -113,16 +114,10 @@ def lay(found: Sequence[Field], count: int, most: int) -> tuple[Rows, int, int]:
     size = np.bincount(row, minlength=count)
     if size.max(initial=0) > most:
         rows = row[order]
-        early = np.lexsort((places(rows * len(found) + kind[order]), rows))   # every field's first value, then every second one …
+        early = np.lexsort((within(rows * len(found) + kind[order]), rows))   # every field's first value, then every second one …
         kept = np.empty(len(order), bool)
-        kept[early] = places(rows[early]) < most
+        kept[early] = within(rows[early]) < most
         order = order[kept]
     offset = np.concatenate([[0], np.cumsum(np.minimum(size, most))])
     rows = Rows(kind[order].astype("i4"), token[order].astype("i4"), value[order].astype("f4"), offset)
     return rows, int(starts[-1]), int((size > most).sum())
-
-
-def places(group: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
-    """Where each stands among its neighbours with the same number."""
-    start = np.flatnonzero(np.diff(group, prepend=-1))
-    return np.arange(len(group)) - np.repeat(start, np.diff(np.append(start, len(group))))

@@ -163,7 +163,7 @@ def lay(examples: Sequence[dict[str, np.ndarray]], numbers: Sequence[int], rows:
 
 
 def within(segment: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Positions that start again at 0 with every segment."""
+    """Positions that start again at 0 wherever the number beside changes, such as with every segment."""
     place = np.arange(len(segment))
     starts = np.where(segment[1:] != segment[:-1], place[1:], 0)
     place[1:] -= np.maximum.accumulate(starts)

@@ -139,10 +139,10 @@ class Sequences:
                              if self.split in ("leave_one_out", "last_n") else
                              f"{self.path}: data.split leaves nobody two events to train on")
         cut = lambda user, end: (histories[user][:end], types[user][:end], target[user][:end])  # noqa: E731
-        had = lambda user: np.unique(histories[user][: (end := parts["train"].end[user])][target[user][:end]])  # noqa: E731
         upto = lambda name, end: range(2 if self.prefixes and name == "train" else end, end + 1)  # noqa: E731
         examples = {name: [self.example(*cut(user, end), part.asked[user], user, name, max_length) for user in members[name]
                            for end in upto(name, part.end[user])] for name, part in parts.items()}
+        seen = {example.index: example.seen for example in examples["train"]}   # of a user's beginnings the last, all of it
         examples["train"] = [example for example in examples["train"] if example.read is None or example.read.any()]
         facts = {"vocabulary": len(counts), "items": len(events.items), "item_counts": tuple(counts.tolist()), "pad_id": 0,
                  "mask_id": len(counts) - 1, "special_ids": (0, len(counts) - 1), "new_ids": new}
@@ -163,7 +163,7 @@ class Sequences:
         return Corpus(examples, {name: [] for name in SPLITS}, facts, self.digest(events), report,
                       Catalogue(events.items, events.users), given["vectors"] and vectors_of.load(given["vectors"], events.items),
                       given["texts"] and (catalogue.texts_of(given["texts"], self.text_columns, events.items), self.text_length),
-                      trained={user: items for user in members["train"] if len(items := had(user))}, log=events.digest)
+                      trained=seen, log=events.digest)
 
     def digest(self, events: Events) -> str:
         """Of the events and of what is told of items in words."""

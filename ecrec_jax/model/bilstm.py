@@ -118,12 +118,3 @@ class Bilstm(nnx.Module):
             raise InputError(f"model.embedding is {found.shape[1]} and model.width {self.width}, so a head can't be tied to the "
                              "word vectors: make them equal, or set head.tied=false")
         return found
-
-    def pool(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        """There is no pooler.
-
-        Raises:
-            InputError: always, for of the first token's state only one half has seen the text.
-        """
-        raise InputError("head.pooling is cls, but a Bilstm has no pooler, and at the first token half of its state has seen "
-                         "nothing: set head.pooling=mean")

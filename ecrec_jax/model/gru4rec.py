@@ -82,11 +82,3 @@ class Gru4Rec(nnx.Module):
     def table(self) -> Float[Array, "V D"]:
         """The item vectors, for heads that tie to them."""
         return self.items.embedding[...]
-
-    def pool(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        """There is no pooler.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("head.pooling is cls, but a Gru4Rec has no pooler: set head.pooling=mean")
