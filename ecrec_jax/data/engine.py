@@ -32,7 +32,7 @@ class Duckdb:
             import duckdb
             import ibis
         except ImportError:
-            raise InputError("preparing data needs Ibis and DuckDB: pip install '.[prepare]'") from None
+            raise InputError("preparing data needs Ibis and DuckDB: pip install -e '.[prepare]'") from None
         self.errors, self.made = (duckdb.Error,), 0
         more = {"threads": threads} if threads else {}
         try:
@@ -86,7 +86,7 @@ class Spark:
             from pyspark.errors import PySparkException
             from pyspark.sql import SparkSession
         except ImportError:
-            raise InputError("engine=pyspark needs Ibis, PySpark and Java: pip install '.[spark]'") from None
+            raise InputError("engine=pyspark needs Ibis, PySpark and Java: pip install -e '.[spark]'") from None
         size = re.fullmatch(r"(\d+) ?([kmgt])i?b", memory.lower())
         if size is None:
             raise InputError(f"memory is {memory!r}, must be a size like 4GB")

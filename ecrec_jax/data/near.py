@@ -44,7 +44,7 @@ def merged(names: Sequence[Any], texts: Sequence[str | None], threshold: float, 
     try:
         from datasketch import MinHash, MinHashLSH
     except ImportError:
-        raise InputError(f"{key} needs datasketch: pip install '.[prepare]'") from None
+        raise InputError(f"{key} needs datasketch: pip install -e '.[prepare]'") from None
     if not 0 < threshold <= 1:
         raise InputError(f"{key} is {threshold:g}, must be above 0 and at most 1")
     index, found = MinHashLSH(num_perm=HASHES, params=bands(threshold, key)), []

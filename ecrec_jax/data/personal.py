@@ -77,7 +77,7 @@ def cleaned(texts: Iterable[str | None], how: Literal["mask", "drop"], countries
     try:
         import phonenumbers
     except ImportError:
-        raise InputError("looking for personal data needs phonenumbers: pip install '.[prepare]'") from None
+        raise InputError("looking for personal data needs phonenumbers: pip install -e '.[prepare]'") from None
     for country in countries:
         if country not in phonenumbers.SUPPORTED_REGIONS:
             raise InputError(f"countries: {country!r} is unknown; they are named like GB or US")

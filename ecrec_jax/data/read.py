@@ -30,7 +30,7 @@ class Table(NamedTuple):
 
 
 def locate(path: str, root: str, key: str) -> Path:
-    """A file named absolutely, under `root`, under the working folder, or as `package:PACKAGE/sub/file`.
+    """A file named absolutely, under the working folder, under `root`, or as `package:PACKAGE/sub/file`.
 
     Raises:
         InputError: there is no such file, or it would lie outside its package.

@@ -52,7 +52,7 @@ def fitted(module: str, name: str, seen: sparse.csr_matrix, advice: str, **optio
     try:
         made = getattr(importlib.import_module(f"implicit.cpu.{module}"), name)
     except ImportError:
-        raise InputError("this baseline needs the package implicit: pip install '.[factors]'") from None
+        raise InputError("this baseline needs the package implicit: pip install -e '.[factors]'") from None
     with threadpoolctl.threadpool_limits(1, "blas"), solving(advice):
         model = made(**options)
         model.fit(seen, show_progress=False)
