@@ -63,6 +63,11 @@ class Cell:
         """The mark of the code that made it."""
         return json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["code"]
 
+    def protocol(self) -> str:
+        """The fingerprint of how it ranked items, the same where numbers may be compared; empty where it didn't rank any."""
+        path = self.folder / "protocol.json"
+        return json.loads(path.read_text(encoding="utf-8"))["fingerprint"] if path.is_file() else ""
+
     def put_aside(self) -> None:
         """Keep what other code made under another name, so that it is made again."""
         other, count = self.folder.with_name(f"{self.folder.name}.{self.made_by()}"), 0

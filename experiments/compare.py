@@ -85,10 +85,8 @@ def counts(cells: Sequence[Cell], column: str) -> tuple[Any, list[Counts], Metri
             return None
         table = pq.read_table(path)
         if "rank" in table.column_names:   # ranked by the same protocol
-            path_of = cell.folder / "protocol.json"
-            told = json.loads(path_of.read_text(encoding="utf-8"))["fingerprint"] if path_of.is_file() else None
             target, rank = ranks(table)
-            mine, gained = (np.asarray(table["user"]), target, np.array([str(told)])), gain(name, rank)
+            mine, gained = (np.asarray(table["user"]), target, np.array([cell.protocol()])), gain(name, rank)
             found = None if gained is None else (gained[:, None], mean)
         else:
             label, prediction, classes = answers(table)

@@ -20,7 +20,8 @@ NOTES = {"†": "made by other code than today's", "‡": "validated or tested o
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """What a row's runs say of a column; `place` is its rank by mean among the rows on the same test data, 0 where it has none."""
+    """What a row's runs say of a column; `place` is its rank by mean among the rows on the same test data by the same
+    protocol, 0 where it has none."""
 
     mean: float
     std: float
@@ -62,7 +63,8 @@ def lines_of(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], cells:
         found.append(Line(row["name"], "".join(m for m, given in marks.items() if given), tuple(c for c, _ in done), len(mine),
                           numbers, trouble, row.get("published") or {}))
         data = mine[0].config["data"]
-        groups[row["name"]] = json.dumps([data.get(key) for key in TESTED])
+        protocols = {cell.protocol() for cell, _ in done}
+        groups[row["name"]] = json.dumps([[data.get(key) for key in TESTED], sorted(protocols)])
     return [dataclasses.replace(line, numbers={key: dataclasses.replace(x, place=place(line, key, found, groups, table))
                                                for key, x in line.numbers.items()}) for line in found]
 

@@ -34,6 +34,12 @@ def test_equal_rows_are_seldom_said_to_differ(sigma):
     assert single < 0.07 and tables < 19
 
 
+def test_one_example_says_nothing():
+    """A test of one user is compared without a claim."""
+    found = compare([np.ones((1, 1))], [np.zeros((1, 1))], lambda m: m[..., 0], 0, 100)
+    assert found.difference == 1 and found.p == 1
+
+
 @pytest.mark.parametrize("shift,points,least", [(0.25, 3.1, 0.3), (0.5, 6.1, 0.9), (1.0, 11.3, 0.98)])
 def test_a_difference_is_seen(shift, points, least):
     """Of 50 tables with one row so many points of accuracy better, three seeds each, 1,000 examples."""

@@ -12,7 +12,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments import cell, estimate, rows, wiring
+from experiments import cell, estimate, lines, rows, wiring
 from experiments.launch import CONF
 from experiments.table import cells_of
 from tests import world
@@ -33,6 +33,19 @@ def test_rows(name):
             wiring.check(config)
         for about in (row.get("published") or {}).values():
             assert about["source"].split()[-1] and 0 < about["value"] < 1
+
+
+@pytest.mark.parametrize("other,places", [("a", [2, 1]), ("b", [0, 0])])
+def test_rows_of_other_protocols_have_no_place_among_each_other(other, places, tmp_path):
+    cells = {}
+    for name, value, protocol in (("one", 0.1, "a"), ("two", 0.2, other)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, content in (("summary", {"x": value}), ("protocol", {"fingerprint": protocol}), ("environment", {"code": "c"})):
+            (folder / f"{file}.json").write_text(json.dumps(content))
+        cells[name, 0] = cell.Cell(name, 0, "train", [], {"data": {"path": "log.csv"}}, folder, None)
+    found = lines.lines_of({"columns": {"x": {"title": "x"}}}, [{"name": "one"}, {"name": "two"}], cells)
+    assert [line.numbers["x"].place for line in found] == places
 
 
 def test_the_text_tables_are_there():

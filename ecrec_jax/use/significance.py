@@ -73,7 +73,7 @@ def compare(first: Sequence[Counts], second: Sequence[Counts], metric: Metric, s
     over_examples = float((drawn[:, sides[0]].mean(1) - drawn[:, sides[1]].mean(1)).var(ddof=1))
     seeds = [of_seeds(at_hand[side], drawn[:, side]) for side in sides if len(at_hand[side]) > 1]
     variance = over_examples + max(0.0, sum(between - own for between, own, _ in seeds))
-    freedom = variance**2 / max(over_examples**2 / (examples - 1) + sum(x**2 / (n - 1) for x, _, n in seeds), 1e-300)
+    freedom = variance**2 / max(over_examples**2 / max(examples - 1, 1) + sum(x**2 / (n - 1) for x, _, n in seeds), 1e-300)
     error = math.sqrt(variance)
     p_bootstrap = float(2 * special.stdtr(freedom, -abs(gap) / error)) if error > 0 else float(gap == 0)
     margin = float(special.stdtrit(freedom, 0.975)) * error if error > 0 else 0.0
