@@ -11,12 +11,12 @@ from flax import nnx
 from jaxtyping import Float
 
 from ecrec_jax import mesh, text_encoder
-from ecrec_jax.data import copies, leak, tokenise
+from ecrec_jax.data import catalogue, copies, leak, tokenise
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.feed import Feed, check
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.net import Graph, Net, split
-from ecrec_jax.section import FACTS, RATES, arguments, make, target
+from ecrec_jax.section import FACTS, RATES, arguments, make, shown, target
 from ecrec_jax.source import VECTORS, Source, agree, best, fit, load_facts, read, whole
 from ecrec_jax.text_encoder import TextEncoder
 from ecrec_jax.types import Facts, Gradient, InputError, Optimizer, Parameters, Peft, Strategy, Task
@@ -54,6 +54,10 @@ def model_facts(config: Mapping[str, Any]) -> tuple[Facts, Source | None]:
     """(facts of the checkpoint or else of the model's section, the checkpoint)."""
     section = config["model"]
     source = read(section["checkpoint"]) if section["checkpoint"] else None
+    for name in ("form", "scaled"):   # of which no parameter's shape tells
+        mine, theirs = section.get(name), source and source.run.get(name)
+        if None not in (mine, theirs) and mine != theirs:
+            raise InputError(f"model.{name} is {shown(mine)}, but {source.folder} was trained with {shown(theirs)}: set it so")
     facts = Facts(**(source.facts if source else {"tied": config["head"].get("tied") is not False}))
     facts = dataclasses.replace(facts, pooler=config["head"].get("pooling") == "cls")
     chosen = {name: value for name, value in section.items() if name in FACTS and value is not None
@@ -113,8 +117,8 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
         corpus = data.load(folder, longest)
     if config["data"].get("augment"):
         corpus = copies.add(corpus, data, folder, longest, config["seed"])
-    if corpus.catalogue is not None and facts.vocabulary not in (None, corpus.facts["vocabulary"]):
-        raise InputError(f"model.checkpoint knows {facts.vocabulary - 2} items, the data has {corpus.facts['items']}")
+    if corpus.catalogue is not None and source is not None:
+        catalogue.agree(source.folder, facts.vocabulary, source.run.get("events"), corpus.catalogue.items, corpus.facts)
     facts = dataclasses.replace(facts, **corpus.facts)
     earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
     if len(earlier):

@@ -35,6 +35,7 @@ class Source:
     labels: tuple[str, ...] | None
     pooling: str = "cls"   # how its classifier reads a text
     head: str | None = None   # the class of a run's head
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)   # `events` and the section of a run
 
     def words(self) -> Path:
         """The folder of its tokenizer: a run has one inside."""
@@ -82,12 +83,12 @@ def read(reference: str, key: str = "model.checkpoint") -> Source:
         if facts.width is None:
             raise InputError(f"{folder}: the run has no model")
         config = load_config(folder)
-        tensors, head = best(folder, config), config["head"]
+        tensors, head, run = best(folder, config), config["head"], config["model"] | {"events": facts.events}
         if head.get("_target_", "").endswith(".Regress"):
             tensors = in_units(tensors, facts.center, facts.scale)
         pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
         known = {key: getattr(facts, key) for key in (*convert.CONFIG, "causal")}
-        return Source(folder, known, tensors, facts.labels, pooling, head.get("_target_"))
+        return Source(folder, known, tensors, facts.labels, pooling, head.get("_target_"), run)
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

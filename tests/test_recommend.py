@@ -875,6 +875,14 @@ def test_the_planner_and_the_checkpoint_of_other_items(log, tmp_path, capsys):
     assert call("train", *WORDS, *words) == 2
     assert "knows 30 items, the data has 9" in capsys.readouterr().err
     assert build.load_facts(tmp_path / "run").items == 30
+    head, *rows = log.read_text().splitlines()
+    other = written(tmp_path / "order.csv", "\n".join([head, *rows[::-1]]) + "\n")
+    assert call("train", *WORDS, f"data.path={other}", *words[1:]) == 2
+    assert "items are numbered as they come" in capsys.readouterr().err
+    for word in ("model.form=clean", "model.scaled=false"):
+        assert call("train", *WORDS, f"data.path={log}", word, *words[1:]) == 2
+        assert f"{word.split('=')[0]} is" in capsys.readouterr().err
+    assert call("train", *WORDS, f"data.path={log}", "steps=2", *words[1:]) == 0
 
 
 @pytest.mark.parametrize("how,command", [("uniform", ["train", "epochs=2"]), ("popularity", ["baseline", "baseline=item_knn"])])
