@@ -33,12 +33,11 @@ class State(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file, and i32[n] the
-    number of the word that each token is a piece of (-1: of none), where its data knows words. Of a user's history the tokens
-    are items, the target is the next item of every token or, to be ranked, of the last; `seen` i32[m] are the distinct items of
-    the history in order, `first` the position of its first token; `relevant` i32[R] the distinct items asked for, the target first,
-    if several; `read` bool [labels] the labels trained on, if not all. Of what was shown the tokens are values of fields, the types
-    these fields, `value` f32[n] what each counts."""
+    """One example before a task prepares it: i32[n] tokens and token types, its target, its row in the file, and i32[n] the word
+    that each token is a piece of (-1: of none), where known. Of a user's history the tokens are items, the target the next item of
+    each or, to be ranked, of the last; `seen` i32[m] the user's distinct items, rising; `first` the position of the first token;
+    `relevant` i32[R] the distinct items asked for, the target first, if several; `read` bool [labels] the labels trained on, if not
+    all. Of what was shown the tokens are values of fields, the types these fields, `value` f32[n] what each counts."""
 
     tokens: np.ndarray
     type: np.ndarray
@@ -81,7 +80,8 @@ class Facts:
     class_counts: tuple[int, ...] | None = None
     token_counts: tuple[int, ...] | None = None   # of the texts to pretrain on; not kept with a run
     items: int | None = None                      # tokens 1 … items are items, in the order of items.txt
-    item_counts: tuple[int, ...] | None = None    # of the histories to train on, [V]
+    item_counts: tuple[int, ...] | None = None    # of the histories to train on, where they may be asked for, [V]
+    label_counts: tuple[int, ...] | None = None   # of the labels of the training examples, [V]
     new_ids: tuple[int, ...] = ()                 # items that nothing is trained on
     attributes: tuple[tuple[int, ...], ...] | None = None   # of the items, [V], numbers from 0
     attribute_names: tuple[str, ...] | None = None

@@ -370,8 +370,10 @@ def test_softmax_over_what_popularity_draws(sampling):
     label, weight = np.array([[5, 9, 5], [7, 0, 0]]), np.array([[1.0, 1, 1], [1, 0, 0]])
     batch = {"label": jnp.asarray(label), "weight": jnp.asarray(weight), "negative": jnp.asarray(rng.integers(1, 9, (2, 3, 3)))}
     given = Factored(*(jnp.asarray(x, jnp.float32) for x in (query, table, bias)))
+    labels = counts[::-1] if sampling == "batch" else counts   # of which shares are taken off where labels are negatives
+    task = dataclasses.replace(task, label_counts=(0, *counts[::-1], 0))
     found = np.asarray(task.loss(given, batch, lambda x: x))
-    logits = query @ table.T + bias - np.log(np.maximum((0, *counts, 0), 1) / sum(counts))
+    logits = query @ table.T + bias - np.log(np.maximum((0, *labels, 0), 1) / sum(counts))
     for at in np.argwhere(weight > 0):
         own, others = label[tuple(at)], np.asarray(batch["negative"])[tuple(at)]
         if sampling == "batch":
@@ -442,6 +444,41 @@ def test_shared_negatives_are_none_of_what_was_read_long_ago():
     nearly = np.setdiff1d(np.arange(1, task.items + 1), np.arange(1, task.negatives)).astype("i4")
     drawn = task.prepare(example._replace(seen=nearly), rng)["negative"]
     assert np.isin(drawn, nearly).any() and not np.isin(drawn, np.append(example.tokens, example.label)).any()
+
+
+def test_shared_negatives_of_what_is_asked_for():
+    """None of the relevant ones; where few items lie outside of a long history some are drawn again, which training refuses."""
+    task, rng = world.parts("next_item", *SHARED).task, np.random.default_rng(0)
+    asked = world.examples("next_item", 3)[2]._replace(label=1, relevant=np.arange(1, 401, dtype="i4"))
+    for _ in range(30):
+        assert task.prepare(asked, rng)["negative"].min() > 400
+    known = np.arange(1, task.items - 2, dtype="i4")
+    few = dataclasses.replace(task, positions=len(known))
+    negative = few.prepare(asked._replace(tokens=known, type=0 * known, label=int(known[-1]) + 1, relevant=None), rng)["negative"]
+    assert negative.shape == (1, 5) and negative.min() > known[-1] + 1
+    with pytest.raises(InputError, match="lie outside one"):
+        few.prepare(asked._replace(tokens=known, type=0 * known, label=known + 1, relevant=None), rng)
+
+
+def test_each_beginning_draws_its_own_negatives(tmp_path):
+    """None of what its user is trained on later; and one is not the beginning of another."""
+    rng = np.random.default_rng(0)
+    rows = [f"u{user} i{item}" for user in range(20) for item in rng.permutation(40)[:14]]
+    corpus = data(written(tmp_path / "x.txt", "\n".join(rows)), format="pairs", prefixes=True).load("", 50)
+    task = dataclasses.replace(world.parts("next_item", "model=sasrec", "task.objective=bce", "task.negatives=2").task,
+                               items=len(corpus.catalogue.items))
+    feed, drawn = Feed(corpus.examples["train"], task, None), {}
+    feed.shaped(16, None)
+    for batch in feed.batches(0, 0):
+        for row, slot in np.argwhere(batch["weight"] > 0):
+            user = int(batch["example"][row, slot])
+            assert not np.isin(batch["negative"][row, slot], corpus.trained[user]).any()
+            if batch["slot"][row, slot] == 0 or batch["segment"][row, batch["slot"][row, slot] - 1] != batch["segment"][
+                    row, batch["slot"][row, slot]]:   # of each beginning the first
+                drawn.setdefault(user, set()).add(tuple(batch["negative"][row, slot]))
+    assert min(map(len, drawn.values())) > 4
+    counts = np.bincount(np.concatenate([e.label for e in corpus.examples["train"]]), minlength=len(corpus.catalogue.items) + 2)
+    assert corpus.facts["label_counts"] == tuple(counts) != corpus.facts["item_counts"]
 
 
 @pytest.mark.parametrize("shared", ["true", "false"])

@@ -28,6 +28,8 @@ def test_only_such_events_are_labels(tmp_path):
     assert contents(corpus, "train") == [("u", "a b c c", "b c c d", {"b", "c"}, 0), ("v", "a", "b", {"b"}, 0)]
     assert contents(corpus, "valid") == [("u", "a b c c d", "a", {"b", "c"}, 0)]
     assert contents(corpus, "test") == [("u", "a b c c d a e", "d", {"a", "b", "c"}, 0)]
+    counts = [dict(zip(corpus.catalogue.items, corpus.facts[name][1:-1], strict=True)) for name in ("item_counts", "label_counts")]
+    assert counts == [dict(zip("abcdef", x, strict=True)) for x in ((0, 2, 1, 0, 0, 0), (0, 2, 1, 0, 0, 0))]
     assert corpus.facts["types"] == 2 and corpus.facts["events"] == ("view", "buy") and "buy" in corpus.report["split"]
     example, task = corpus.examples["train"][0], world.parts("next_item", "model=sasrec").task
     assert example.type.tolist() == [0, 1, 0, 1] and example.read.tolist() == [True, False, True, False]

@@ -3,7 +3,7 @@
 import functools
 import queue
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -39,6 +39,11 @@ class Feed:
         self.examples, self.task, self.alone = examples, task, alone
         sizes = np.array([task.size(example) for example in examples], "i8").reshape(-1, 2)
         self.tokens, self.slots = sizes[:, 0], sizes[:, 1]
+        met: Counter[int] = Counter()
+        self.seeds: list[tuple[int, ...]] = []
+        for example in examples:
+            self.seeds.append((example.index, met[example.index]) if met[example.index] else (example.index,))
+            met[example.index] += 1
         asked = [e for e in examples if np.ndim(e.label) == 0]
         self.seen = max((len(e.seen) for e in asked if e.seen is not None), default=0)
         self.relevant = max((len(e.relevant) for e in asked if e.relevant is not None), default=0)
@@ -76,13 +81,14 @@ class Feed:
     def batches(self, seed: int | None, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """The batches of an epoch from batch `start` on; the last one is filled up with empty rows.
 
-        What a task draws for an example depends on (seed, epoch, the example's row in its file) alone.
+        What a task draws for an example depends on (seed, epoch, the example's row in its file, which of its) alone.
         """
         rows = self.plan(seed, epoch)
         for first in range(start * self.shape.rows, len(rows), self.shape.rows):
             chosen = rows[first : first + self.shape.rows]
             members = [self.examples[i] for row in chosen for i in row]
-            prepared = [self.task.prepare(e, Late(seed or 0, epoch, e.index)) for e in members]
+            rngs = [Late(seed or 0, epoch, *self.seeds[i]) for row in chosen for i in row]
+            prepared = [self.task.prepare(e, rng) for e, rng in zip(members, rngs, strict=True)]
             yield pack.lay(prepared, [e.index for e in members], [r for r, row in enumerate(chosen) for _ in row],
                            [i == 0 for row in chosen for i in range(len(row))], self.shape)
 

@@ -132,8 +132,10 @@ class Sequences:
         if self.new_items:
             members["test"] = [user for user in members["test"] if user in asked]
             report |= {"users to test": len(members["test"]), "new items": self.new_items}
+        count = lambda items: np.bincount(np.concatenate([np.empty(0, "i4"), *items]), minlength=len(events.items) + 2)  # noqa: E731
         trained = [histories[user][: parts["train"].end[user]] for user in members["train"]]
-        counts = np.bincount(np.concatenate([np.empty(0, "i4"), *trained]), minlength=len(events.items) + 2)
+        bought = [some[target[user][: len(some)]] for user, some in zip(members["train"], trained, strict=True)]
+        counts = count(trained)
         if not counts.any():
             raise InputError(f"{self.path}: no user has {2 * self.last + 2} events, of which two are trained on"
                              if self.split in ("leave_one_out", "last_n") else
@@ -143,9 +145,12 @@ class Sequences:
         examples = {name: [self.example(*cut(user, end), part.asked[user], user, name, max_length) for user in members[name]
                            for end in upto(name, part.end[user])] for name, part in parts.items()}
         seen = {example.index: example.seen for example in examples["train"]}   # of a user's beginnings the last, all of it
-        examples["train"] = [example for example in examples["train"] if example.read is None or example.read.any()]
-        facts = {"vocabulary": len(counts), "items": len(events.items), "item_counts": tuple(counts.tolist()), "pad_id": 0,
-                 "mask_id": len(counts) - 1, "special_ids": (0, len(counts) - 1), "new_ids": new}
+        examples["train"] = [example._replace(seen=seen[example.index]) for example in examples["train"]
+                             if example.read is None or example.read.any()]
+        labels = [example.label if example.read is None else example.label[example.read] for example in examples["train"]]
+        facts = {"vocabulary": len(counts), "items": len(events.items), "item_counts": tuple(count(bought).tolist()),
+                 "label_counts": tuple(count(labels).tolist()), "pad_id": 0, "mask_id": len(counts) - 1,
+                 "special_ids": (0, len(counts) - 1), "new_ids": new}
         facts |= {"types": len(events.types), "events": tuple(events.types)} if events.types else {}
         report |= {"longest history": max(map(len, histories)), "users": len(events.users), "items": len(events.items),
                    "events": len(tokens), "items never trained on": int((counts[1:-1] == 0).sum()),

@@ -33,8 +33,8 @@ class NextItem:
 
     `objective`: ce, over all items; sampled_ce, bce, gbce or bpr, over `negatives` items a slot: each alike (`sampling`=uniform),
     by training events (popularity), or all other labels of the batch (batch, for sampled_ce alone); `unseen`: but for those of
-    the user's training history, in the batch but for the label itself. `logq`: log shares of the training events are taken off the
-    logits, where these draw (Yi et al. 2019, eq. 3). `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not
+    the user's training history, in the batch but for the label itself. `logq`: log shares of what draws them, events or labels, are
+    taken off the logits (Yi et al. 2019, eq. 3). `t` calibrates gbce, see `calibrated`. `filter_seen`: what the user had is not
     ranked, but for the label itself. Ties rank against the label. `sampled`: the label is ranked among `SAMPLED` others too, drawn
     alike or by popularity, none of the user's, under names that say so.
 
@@ -59,6 +59,7 @@ class NextItem:
     new_ids: tuple[int, ...]
     shared: bool = False
     positions: int | None = None
+    label_counts: tuple[int, ...] | None = None
     prices: tuple[float, ...] | None = None
     vectors: Any = None
     categories: tuple[int, ...] | None = None
@@ -80,8 +81,9 @@ class NextItem:
 
     @functools.cached_property
     def share(self) -> Float[np.ndarray, "V"]:
-        """Of the training events, one at least for every item; the special ids have none."""
-        counts = np.maximum(np.array(self.item_counts, float), 1)
+        """Of the training events, or the labels where these are negatives, one at least for every item; special ids have none."""
+        counts = self.label_counts if self.sampling == "batch" and self.label_counts else self.item_counts
+        counts = np.maximum(np.array(counts, float), 1)
         counts[list(self.special_ids + self.new_ids)] = 0
         return counts / counts.sum()
 
@@ -112,10 +114,10 @@ class NextItem:
         slot, label = (slot, label) if example.read is None else (slot[example.read], label[example.read])
         found = {"tokens": example.tokens, "type": example.type, "slot": slot, "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
+        had = example.seen if np.ndim(example.label) else self.had(example)
         if self.shared:
-            found |= self.grouped(found, example.seen, self.size(example)[1], rng)
+            found |= self.grouped(found, had, self.size(example)[1], rng)
         elif self.objective != "ce" and self.sampling != "batch":
-            had = example.seen if np.ndim(example.label) else self.had(example)
             had = had if self.unseen else had[:0]
             had = np.union1d(had, self.new) if len(self.new) else had
             found["negative"] = self.draw((len(label), self.negatives), self.sampling, had, rng)
@@ -129,20 +131,23 @@ class NextItem:
         """All items of a user who is asked for some, rising."""
         return np.union1d(example.seen, example.label if example.relevant is None else example.relevant).astype("i4")
 
-    def grouped(self, found: dict[str, np.ndarray], seen: Int[np.ndarray, "m"], slots: int, rng: np.random.Generator
+    def grouped(self, found: dict[str, np.ndarray], had: Int[np.ndarray, "m"], slots: int, rng: np.random.Generator
                 ) -> dict[str, np.ndarray]:
         """What is read, filled up to so many `slots`, and i32[groups, N] negatives, once for each group: none of what is read or
-        asked for, nor of what was `seen` before, if there are enough others.
+        asked for, nor else of what the user `had`, if there are enough others. Histories that are asked for an item are longer
+        than any that is trained on: if there are too few others for one, some are drawn again.
 
         Raises:
-            InputError: there are fewer items outside of what is read.
+            InputError: there are fewer items outside of a history to train on.
         """
         read = functools.reduce(np.union1d, (found["tokens"], found["label"], self.new)).astype("i4")
-        left, had = self.items - len(read), np.union1d(read, seen).astype("i4")
-        if left < self.negatives:
+        left, had = self.items - len(read), np.union1d(read, had).astype("i4")
+        if left < self.negatives and slots > 1:
             raise InputError(f"task.negatives is {self.negatives}, but only {left} items lie outside one of the "
                              "histories, and task.shared draws without replacement")
-        negative = distinct(self.negatives, self.items, had if self.items - len(had) >= self.negatives else read, rng)
+        without = had if self.items - len(had) >= self.negatives else read
+        negative = distinct(self.negatives, self.items, without, rng) if left >= self.negatives else \
+            drawn((self.negatives,), self.items, without, rng)
         groups = slots // self.group if slots > 1 else 1
         filled = {key: np.pad(found[key], (0, slots - len(found[key]))) for key in ("slot", "label", "weight")}
         return filled | {"negative": np.tile(negative, (groups, 1))}
@@ -166,7 +171,7 @@ class NextItem:
             outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))
         positive = outputs.at(batch["label"][..., None])[..., 0]
         negative = self.others(outputs, batch, gather) if self.sampling == "batch" else outputs.at(batch["negative"])
-        beta = {"beta": calibrated(self.t, self.negatives, self.items)} if self.objective == "gbce" else {}
+        beta = {"beta": calibrated(self.t, self.negatives, self.items - len(self.new_ids))} if self.objective == "gbce" else {}
         return LOSSES[self.objective](positive, negative, **beta)
 
     def others(self, outputs: Factored, batch: Batch, gather: Callable[[Any], Any]) -> Float[Array, "B S N"]:

@@ -79,7 +79,6 @@ class S3Rec:
         and -1 where the stretches end."""
         items = self.whole(example)
         n = len(items)
-        rng = np.random.default_rng((int(rng.integers(1 << 32)), n, len(example.seen)))   # each beginning draws its own
         hidden = rng.random(n) < self.rate
         hidden[-1] = True
         length = int(rng.integers(1, max(n // 2, 1) + 1))
