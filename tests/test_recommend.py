@@ -527,6 +527,33 @@ def test_bert4rec_hides_and_asks_at_the_end():
     assert asked["tokens"].tolist() == [*items[2:9].tolist(), task.mask_id] and asked["slot"] == [7] and asked["label"] == [30]
 
 
+def test_each_item_is_hidden_by_itself():
+    """So often as chance has it, maybe none; a plan counts what an epoch draws, and all of it is trained on."""
+    task = dataclasses.replace(world.parts("masked_item").task, rate=0.3, hidden="each", positions=8)
+    rng = np.random.default_rng(4)
+    examples = []
+    for i in range(3000):
+        items = rng.integers(11, 60, rng.integers(3, 12)).astype("i4")
+        examples.append(world.Example(items[:-1], np.zeros(len(items) - 1, "i4"), items[1:], i, None, np.unique(items)))
+    feed, hidden, read, places = Feed(examples, task, None), 0, 0, np.zeros(8)
+    feed.shaped(64, None)
+    drawn = [feed.reads(1, epoch) for epoch in range(2)]
+    assert (drawn[0] != drawn[1]).any() and (drawn[0] == 0).any() and (drawn[0] <= feed.slots).all()
+    assert feed.reads(1, 0).tolist() == drawn[0].tolist()
+    for batch in feed.batches(1, 0):
+        kept = batch["weight"] > 0
+        hidden, read = hidden + int(kept.sum()), read + int((batch["segment"] > 0).sum())
+        assert (batch["tokens"] == task.mask_id).sum() == kept.sum()
+        rows = np.nonzero(kept)[0]
+        assert (batch["tokens"][rows, batch["slot"][kept]] == task.mask_id).all()
+        np.add.at(places, batch["position"][rows, batch["slot"][kept]], 1)
+    assert hidden == drawn[0].sum() and abs(hidden / read - 0.3) < 4 * (0.3 * 0.7 / read) ** 0.5
+    share = places / np.bincount(np.concatenate([np.arange(n) for n in feed.tokens]))
+    assert (abs(share - 0.3) < 0.05).all()
+    with pytest.raises(InputError, match="task.hidden=each"):
+        dataclasses.replace(task, last=0.1)
+
+
 # ---- model
 def test_gru4rec_is_its_formula():
     """Two histories in a row, each from a state of zeros, in float64 numpy."""

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Int
 
 from ecrec_jax.data import pack
 from ecrec_jax.types import Batch, Example, InputError, Task
@@ -59,7 +60,7 @@ class Feed:
         longest = max(int(self.tokens.max()), most[0])
         if row_length is not None and row_length < longest:
             raise InputError(f"data.row_length {row_length} is shorter than the longest example, {longest} tokens")
-        self.shape = pack.choose_shape(self.tokens, self.slots, batch_size, longest, row_length, self.alone,
+        self.shape = pack.choose_shape(self.tokens, self.reads(0, 0), batch_size, longest, row_length, self.alone,
                                        getattr(self.task, "slot_tokens", 0))
         self.shape = self.shape._replace(slots=max(self.shape.slots, int(self.slots.max()), most[1]))
         return self.shape
@@ -70,9 +71,18 @@ class Feed:
         count, most = pack.bound(self.tokens, self.slots, shape, SLOT, None, self.alone)
         return shape._replace(rows=max(1, round(examples * count / len(self.examples))), slots=most)
 
+    def reads(self, seed: int, epoch: int) -> Int[np.ndarray, "E"]:
+        """The slots that the examples fill in an epoch: a task that draws how many says so by `drawn`."""
+        if getattr(self.task, "drawn", None) is None:
+            return self.slots
+        pairs = zip(self.examples, self.seeds, strict=True)
+        return np.array([self.task.drawn(example, Late(seed, epoch, *own)) for example, own in pairs], "i8")
+
     def plan(self, seed: int | None, epoch: int) -> pack.Rows:
         """The rows of an epoch; without a seed the order of evaluation."""
-        return pack.plan(self.tokens, self.slots, self.shape, None if seed is None else (seed, epoch), self.alone)
+        if seed is None:
+            return pack.plan(self.tokens, self.slots, self.shape, None, self.alone)
+        return pack.plan(self.tokens, self.reads(seed, epoch), self.shape, (seed, epoch), self.alone)
 
     def count(self, seed: int | None, epoch: int) -> int:
         """Batches of an epoch."""

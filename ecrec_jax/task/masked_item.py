@@ -1,8 +1,9 @@
 """Predict the items of a user's history that were hidden."""
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -17,9 +18,13 @@ class MaskedItem:
     """The Cloze task of BERT4Rec (Sun et al. 2019, §3.6): of a history of n items max(1, round(rate · n)) are hidden by [MASK] and
     predicted from both sides; in evaluation a [MASK] follows the history. As in its code the last item alone is hidden in a share
     `last` of the examples, since that is what evaluation asks.
+
+    `hidden`: a "share" of each history, as its code has it, or "each" item by itself with a chance of `rate`, maybe none, as in
+    Klenitskiy & Vasilev 2023 (arXiv:2309.07602); never more than three standard deviations above rate · n.
     """
 
     rate: float
+    hidden: Literal["share", "each"]
     last: float
     filter_seen: bool
     cutoffs: list[int]
@@ -40,6 +45,8 @@ class MaskedItem:
         for name, share, least in (("rate", self.rate, 1e-9), ("last", self.last, 0)):
             if not least <= share < 1:
                 raise InputError(f"task.{name} {share} must lie between 0 and 1")
+        if self.hidden == "each" and self.last:
+            raise InputError(f"task.last {self.last} hides one item of a history, task.hidden=each maybe none: set one of them")
 
     def whole(self, example: Example) -> np.ndarray:
         """The history as it is read: in training with its last label, else with [MASK] at the end; the newest items fit."""
@@ -47,13 +54,21 @@ class MaskedItem:
         return np.append(example.tokens, np.int32(end))[-self.positions :]
 
     def size(self, example: Example) -> tuple[int, int]:
-        """All items, a slot for every hidden one."""
+        """All items, a slot for every one that may be hidden."""
         n = min(len(example.tokens) + 1, self.positions)
-        return n, 1 if np.ndim(example.label) == 0 else max(1, round(self.rate * n))
+        if np.ndim(example.label) == 0:
+            return n, 1
+        mean = self.rate * n
+        return n, max(1, round(mean)) if self.hidden == "share" else min(n, math.ceil(mean + 3 * (mean * (1 - self.rate)) ** 0.5))
+
+    def drawn(self, example: Example, rng: np.random.Generator) -> int:
+        """How many slots `prepare` will fill, by the same generator."""
+        n, slots = self.size(example)
+        return slots if self.hidden == "share" or np.ndim(example.label) == 0 else min(slots, int(rng.binomial(n, self.rate)))
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw the hidden items; the weight of slots that are left over is 0."""
-        tokens, (n, slots) = self.whole(example), self.size(example)
+        tokens, n, slots = self.whole(example), self.size(example)[0], self.drawn(example, rng)
         found = {"type": np.zeros(n, "i4"), "weight": np.ones(slots, "f4"), "first": max(0, example.first - 1)}
         if np.ndim(example.label) == 0:
             found |= ranking.asked(example, self.filter_seen)
