@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecrec_jax import evaluate, section
-from ecrec_jax.data import digest, file, near, personal, prepare
-from ecrec_jax.data.engine import Duckdb, Spark, started
+from ecrec_jax.data import digest, file, near, personal, prepare, rows
+from ecrec_jax.data.engine import Duckdb, Spark, between, started
 from ecrec_jax.types import Facts, InputError
 from ecrec_jax.writing import fresh
 
+FAR = 10**11   # seconds: the year 5138
 OWN = ("out", "engine", "memory", "threads", "path", "root", "source", "sha256", "licence", "names", "delimiter",
        "near_duplicates", "near_duplicate_events", "personal", "countries")   # not a log's
 
@@ -54,7 +55,7 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
     same = {}
     try:
         events = engine.keep(log.events(engine.read(path, config["names"], config["delimiter"])))
-        rows = int(events.count().execute())
+        count = int(events.count().execute())
         if config["near_duplicate_events"] is not None:
             events = engine.keep(uncopied(config["near_duplicate_events"], log, events, part / "copies.parquet", engine))
             same["near-duplicate events"] = {"threshold": config["near_duplicate_events"]}
@@ -76,25 +77,27 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
                 raise InputError(f"{path}: no event is left after: {name}")
         engine.write(prepare.ordered(left), part / "interactions.parquet")
         engine.write(log.described(left), part / "items.parquet")
-        ties = prepare.tied(left)
+        ties, latest = prepare.tied(left), int(left.time.max().execute())
         hidden = impersonal(config, log.attributes or [], part / "items.parquet")
     except engine.errors as error:
+        if path.suffix != ".parquet":
+            rows.refuse(path, config["names"], between(path, config["names"], config["delimiter"]))
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     finally:
         engine.close()
         shutil.rmtree(part / "spill", ignore_errors=True)
     dropped = sorted(((x["why"], x["n"]) for x in why if x["why"]), key=lambda x: -x[1])
-    lost = {key: int(n) for key in prepare.NUMBERS if (n := sum(x[key] for x in why))}
-    more = ({"cells that are no number": lost} if lost else {}) | same
-    return {"rows": rows, "dropped rows": dict(dropped), **more, "steps": steps, **before, **hidden,
+    lost = {key: int(n) for key in prepare.NUMBERS if (n := sum(x[key] for x in why if x["why"] is None))}
+    more = ({"cells that are no number": lost} if lost else {}) | ({"latest time": latest} if latest > FAR else {}) | same
+    return {"rows": count, "dropped rows": dict(dropped), **more, "steps": steps, **before, **hidden,
             "events at the same time of the same user": ties, "order of these": "as in the file",
-            "sha256 of the interactions": prepare.digest(part / "interactions.parquet")}
+            "sha256 of the interactions": digest.of_rows(part / "interactions.parquet")}
 
 
 def uncopied(threshold: Any, log: prepare.Log, events: Any, path: Path, engine: Duckdb | Spark) -> Any:
     """The events, of which those whose text is nearly that of an earlier one are to be dropped; write to `path` which these are."""
     threshold = section.checked(threshold, float, "near_duplicate_events")
-    texts = undropped(log, events, "near_duplicate_events").order_by("time", "row").select("row", "text").to_pyarrow()
+    texts = undropped(log, events, "near_duplicate_events").order_by("time", "within", "row").select("row", "text").to_pyarrow()
     found = near.merged(texts["row"].to_pylist(), texts["text"].to_pylist(), threshold, "near_duplicate_events")
     keep(found, pa.schema({"row": pa.int64(), "of": pa.int64(), "alike": pa.float64()}), path)
     return prepare.copied(events, engine.found(path), f"text at least {threshold:g} like that of an earlier event")
@@ -158,6 +161,9 @@ def told(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"personal data in {kinds.pop('texts'):,} of the items' texts, {done}{'p' * (done == 'drop')}ed: "
                      + (", ".join(f"{n:,} {kind}" for kind, n in kinds.items()) or "none"))
     lines.append(f"left {report['events']:,} events of {report['users']:,} users and {report['items']:,} items")
+    if "latest time" in report:
+        year = 1970 + report["latest time"] // 31_556_952
+        lines.append(f"times go up to {report['latest time']}, in seconds the year {year}: if they are finer, say time_unit=ms")
     if report["events at the same time of the same user"]:
         lines.append(f"{report['events at the same time of the same user']:,} events share their time with another one of the same "
                      "user: they stay in the order of the file; sorting them by item inflates NDCG")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecrec_jax.data import prepare
+from ecrec_jax.data import digest
 from tests.test_commands import call
 
 pytest.importorskip("pyspark")
@@ -43,7 +43,7 @@ def both(folder, *words):
         out = folder / engine
         assert call("prepare", f'out="{out}"', f"engine={engine}", *words) == 0
         tables = [pq.read_table(out / f"{name}.parquet") for name in ("interactions", "items")]
-        assert prepare.digest(out / "interactions.parquet") == json.loads((out / "report.json").read_text())[
+        assert digest.of_rows(out / "interactions.parquet") == json.loads((out / "report.json").read_text())[
             "sha256 of the interactions"]
         assert not list(out.glob("spill*"))
         found.append((*tables, json.loads((out / "report.json").read_text())))

@@ -1,5 +1,6 @@
 """A log becomes histories: every step against counts by hand, k-core against plain Python, bad input against one sentence."""
 
+import gzip
 import json
 import shutil
 from collections import Counter
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecrec_jax.data import prepare
+from ecrec_jax.data import digest
 from tests.test_commands import call
 from tests.test_recommend import written
 
@@ -53,10 +54,13 @@ def test_numbers_that_can_only_be_slips(tmp_path, capsys):
     given = ["quantity=count", "price=cost", "core=null"]
     events, _, report = prepared(tmp_path, text, *given, "most={cost: 1000}", "least={cost: 0}")
     assert [(x["user"], x["quantity"], x["price"]) for x in events] == [("a", 1.0, 2.0), ("a", 1e9, 2.0)]
-    assert report["dropped rows"] == {"cost below 0": 2, "cost above 1000": 1}
-    assert report["cells that are no number"] == {"quantity": 1, "price": 1} and "quantity is no number" in capsys.readouterr().out
+    assert report["dropped rows"] == {"cost is no number": 1, "cost below 0": 1, "cost above 1000": 1}
+    assert "cells that are no number" not in report   # of those that are kept
     shutil.rmtree(tmp_path / "out")
     assert [x["quantity"] for x in prepared(tmp_path, text, *given, "most={count: 100}")[0]] == [1.0, 3.0]
+    shutil.rmtree(tmp_path / "out")
+    report = prepared(tmp_path, text, *given)[2]
+    assert report["cells that are no number"] == {"quantity": 1, "price": 1} and "quantity is no number" in capsys.readouterr().out
 
 
 def test_every_step(tmp_path, capsys):
@@ -212,7 +216,7 @@ def test_the_same_from_every_format_and_number_of_threads(ending, tmp_path):
         more = ["names=[user,item,time]", "delimiter='|'"] if name == "data" else []
         assert call("prepare", f"path={path}", f"out={tmp_path / name / 'out'}", f"threads={threads}", "core=3", *more) == 0
         found.append(json.loads((tmp_path / name / "out" / "report.json").read_text())["sha256 of the interactions"])
-    assert found[0] == found[1] == prepare.digest(tmp_path / "csv" / "out" / "interactions.parquet")
+    assert found[0] == found[1] == digest.of_rows(tmp_path / "csv" / "out" / "interactions.parquet")
 
 
 def test_exactly_this_file(tmp_path):
@@ -246,6 +250,68 @@ def test_white_space_and_line_breaks(tmp_path, capsys):
     assert "to at most the 1 items" in capsys.readouterr().err   # too few to rank, but all are read
 
 
+def test_nothing_of_a_file_is_guessed(tmp_path):
+    """No line is a comment, nor is the rest of a cell; a compressed file is what its name says before .gz."""
+    lines = ["user,item,time", *(f"{'#' * (k % 10 == 0)}u{k % 40},i{k % 7} #5,{k}" for k in range(1000))]
+    events, _, report = prepared(tmp_path, "\n".join(lines) + "\n", "duplicates=false")
+    assert report["rows"] == len(events) == 1000 and sum(x["user"][0] == "#" for x in events) == 100
+    assert {x["item"] for x in events} == {f"i{k} #5" for k in range(7)}
+    for name, text in (("log.csv.gz", "user,item,time\nu,a,1\n"), ("log.jsonl.gz", '{"user": "u", "item": "a", "time": 1}\n')):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+        assert call("prepare", f"path={tmp_path / name}", f"out={tmp_path / name}_") == 0
+        assert pq.read_table(tmp_path / f"{name}_" / "interactions.parquet")["item"].to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize("ending,content,more,said", [
+    ("csv", "user,item,time\nu,a,1\nu,a,1,2\n", [], "line 3: 4 fields, the header has 3"),
+    ("csv", "user,item,time\nu,a\n", [], "line 2: 2 fields, the header has 3"),
+    ("csv", "user;item;time\nu;a;1\n", [], "user: the log has no column 'user'; it has 'user;item;time'"),
+    ("csv", "user,item,time\nu,\xe9,1\n".encode("latin-1"), [], "line 2: not UTF-8"),
+    ("csv", 'user,item,time\nu,"a,1\nu,b,2\n', [], "line 2: unexpected end of data"),
+    ("csv", "user,item,time\nu,a,1\r\nu,b,2\n", [], "line 2: lines end in different ways"),
+    ("csv", "user,item,time,user\nu,a,1,v\n", [], "line 1: two columns are called 'user'"),
+    ("csv", "User,item,time,user\nu,a,1,v\n", [], "two columns are called 'user', but for upper and lower case"),
+    ("csv", "", [], "empty file"),
+    ("dat", "u::a::1::9\n", ["names=[user,item,time]", "delimiter='::'"], "line 1: 4 fields, names has 3"),
+    ("jsonl", '{"user": "u", "item": "a", "time": 1}\n\n{"user": "u", "item"\n', [], "line 3: not JSON"),
+    ("jsonl", '{"user": "u", "item": "a", "time": 1}\n[1]\n', [], "line 2: not a JSON object"),
+    ("json", '[{"user": "u", "item": "a", "time": 1}]\n', [], "line 1: not a JSON object"),
+    ("csv.gz", "user,item,time\nu,a,1\n", [], "not a gzip file")])
+def test_where_a_file_is_wrong(ending, content, more, said, tmp_path, capsys):
+    """As wherever else one is read: the line, and what is wrong with it."""
+    path = tmp_path / f"log.{ending}"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert call("prepare", f"path={path}", f"out={tmp_path / 'out'}", *more) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_units_of_time(tmp_path, capsys):
+    """Who has three events in a minute is a bot, in whatever unit the log counts; before 1970 too; what looks wrong is said."""
+    minute = 60 * 10**7
+    times = [("a", minute), ("a", minute + 20), ("a", minute + 59), ("b", minute + 60), ("c", -3)]
+    for unit, count in (("s", 1), ("ms", 1000), ("us", 10**6), ("ns", 10**9)):
+        (tmp_path / unit).mkdir()
+        text = "user,item,time\n" + "".join(f"{user},i{n},{t * count + (count > 1)}\n" for n, (user, t) in enumerate(times))
+        events, *_ = prepared(tmp_path / unit, text, f"time_unit={unit}", "most_a_minute=2")
+        assert [x["time"] for x in events] == [minute + 60, -3] and "times go up" not in capsys.readouterr().out
+    (tmp_path / "wrong").mkdir()
+    report = prepared(tmp_path / "wrong", "user,item,time\nu,a,1600000000000\n")[2]
+    assert report["latest time"] == 1600 * 10**9 and "in seconds the year 52671" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("times", [
+    ["2024-01-01T12:00:00.900Z", "2024-01-01T12:00:00.5Z", "2024-01-01 12:00:00,100"], [0.9, 0.5, 0.1],
+    pd.to_datetime([900, 500, 100], unit="ms"), [1900, 1500, 1100]])
+def test_order_within_a_second(times, tmp_path):
+    """The latest first in the file; two views of an item in one second are two, and no ties."""
+    path, more = tmp_path / "log.parquet", ["time_unit=ms"] if times[0] == 1900 else []
+    pd.DataFrame({"user": "u", "item": ["b", "a", "a"], "time": times}).to_parquet(path)
+    events, _, report = prepared(tmp_path, None, *more, ending="parquet")
+    assert [x["item"] for x in events] == ["a", "a", "b"] and len({x["time"] for x in events}) == 1
+    assert report["events at the same time of the same user"] == 0
+
+
 def test_texts_stored_as_bytes(tmp_path):
     table = pa.table({"user": pa.array([b"u"]), "item": pa.array(["\u5546\u54c1".encode()]), "time": [1]})
     pq.write_table(table, tmp_path / "log.parquet")
@@ -254,6 +320,7 @@ def test_texts_stored_as_bytes(tmp_path):
 
 @pytest.mark.parametrize("words,said", [
     (["item=thing"], "item: the log has no column 'thing'; it has 'user', 'item', 'time'"), (["core=9"], "no event is left after"),
+    (["threads=-1"], "threads is -1, must be at least 1"), (["threads=0"], "threads is 0"),
     (["drop={shape: C}"], "drop.shape: the log has no column"), (["drop={item: '('}"], "not a regular expression"),
     (["core=0"], "core is 0"), (["attributes=[brand]"], "attributes: the log has no column 'brand'"),
     (["attributes=[item]"], "'item' is a column of items.parquet already"), (["path=5"], "path is 5"),

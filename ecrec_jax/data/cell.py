@@ -6,7 +6,7 @@ NUMBER = r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$"
 WHOLE = r"^[+-]?[0-9]{1,19}$"
 WHITE = "".join(filter(str.isspace, map(chr, range(0x3001))))   # what Python's strip() takes off; engines' own differ
 BREAK = "[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]"                 # of str.splitlines()
-DATE = (r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:[.,][0-9]+)?)?"
+DATE = (r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:[.,]([0-9]+))?)?"
         r"(?: ?(?:Z|([+-])([0-9]{2})(?::?([0-9]{2}))?))?$")
 
 
@@ -30,20 +30,35 @@ def finite(numbers: Any) -> Any:
     return numbers.abs() < 1e300
 
 
-def time(column: Any) -> Any:
+UNITS = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}   # of numbers, in a second
+
+
+def time(column: Any, unit: int) -> Any:
     """Whole seconds, rounded down: since 1970 of dates (ISO 8601 ones where they are texts; without an offset UTC), or the numbers
-    of the log; null where a cell is neither."""
+    of the log, so many a second; null where a cell is neither."""
     if column.type().is_temporal():
         return seconds(column.cast("timestamp"))
     cells = text(column)
     part = lambda i: cells.re_extract(DATE, i)  # noqa: E731
     local = part(1) + " " + part(2).nullif("").fill_null("00:00") + part(3).nullif("").fill_null(":00")
-    offset = part(5).try_cast("int64").fill_null(0) * 3600 + part(6).try_cast("int64").fill_null(0) * 60
+    offset = part(6).try_cast("int64").fill_null(0) * 3600 + part(7).try_cast("int64").fill_null(0) * 60
     local = cells.re_search(DATE).ifelse(local, None).try_cast("timestamp")   # engines differ in casting offsets and mere times
-    date = seconds(local) - (part(4) == "-").ifelse(-1, 1) * offset
+    date = seconds(local) - (part(5) == "-").ifelse(-1, 1) * offset
     found = number(cells)
     whole = cells.re_search(WHOLE).ifelse(cells.try_cast("int64"), None)   # a float has 53 bits
-    return whole.fill_null((found.abs() < 9e18).ifelse(found, None).floor().cast("int64")).fill_null(date)
+    whole = whole.fill_null((found.abs() < 9e18).ifelse(found, None).floor().cast("int64"))
+    if unit > 1:
+        whole = ((whole - (whole % unit + unit) % unit) / unit).round().cast("int64")
+    return whole.fill_null(date)
+
+
+def within(column: Any, unit: int) -> Any:
+    """What `time` leaves of a second, 0 or more and below 1."""
+    cells = text(column)
+    found = number(cells) / unit
+    found = (found.abs() < 9e18).ifelse(found, None)
+    told = "0." + cells.re_search(DATE).ifelse(cells.re_extract(DATE, 4), "").nullif("")
+    return told.try_cast("float64").fill_null(found - found.floor()).fill_null(0.0)
 
 
 def seconds(moment: Any) -> Any:

@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ecrec_jax.data import rows
 from ecrec_jax.types import InputError
 
 ROW = "number of the row"   # a column of what is read, growing with the rows
-TEXTS = (".csv", ".tsv", ".txt", ".gz")
+TEXTS = (".csv", ".tsv", ".txt")
 
 
 def started(name: str, memory: str, threads: int | None, folder: Path) -> "Duckdb | Spark":
@@ -21,6 +22,8 @@ def started(name: str, memory: str, threads: int | None, folder: Path) -> "Duckd
     """
     if name not in ("duckdb", "pyspark"):
         raise InputError(f"engine is {name!r}, must be duckdb or pyspark")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}, must be at least 1")
     return (Duckdb if name == "duckdb" else Spark)(memory, threads, folder)
 
 
@@ -48,14 +51,17 @@ class Duckdb:
         name, more = glob.escape(str(path)), {"hive_partitioning": False}   # this file, and its own columns
         if path.suffix == ".parquet":
             table = self.ibis.read_parquet(name, binary_as_string=True, **more)
-        elif path.suffix in (".jsonl", ".json"):   # cells as they are written: dates and numbers are ours to find
+        elif between(path, names, delimiter) is None:   # cells as they are written: dates and numbers are ours to find
             more |= {"format": "newline_delimited"}
             columns = self.ibis.read_json(name, sample_size=-1, **more).columns
+            if columns == ("json",):   # what it calls rows that aren't all objects
+                rows.refuse(path, None, None)
             table = self.ibis.read_json(name, columns=dict.fromkeys(columns, "VARCHAR"), **more)
-        else:
-            more |= {"header": False, "names": names} if names else {"header": True}
-            table = self.ibis.read_csv(name, all_varchar=True, skip=0, delim=between(path, names, delimiter), quote=quote(path),
-                                       escape=quote(path), **more)
+        else:   # nothing is left to be guessed, such as that lines beginning with # are comments
+            mark, sign = between(path, names, delimiter), quote(path)
+            columns = dict.fromkeys(names or rows.header(path, mark), "VARCHAR")
+            table = self.ibis.read_csv(name, auto_detect=False, columns=columns, header=not names, delim=mark, quote=sign,
+                                       escape=sign, **more)
         return table.mutate(**{ROW: ibis.row_number()})
 
     def found(self, path: Path) -> Any:
@@ -113,11 +119,11 @@ class Spark:
         name = str(link)
         if path.suffix == ".parquet":
             table = reader.parquet(name)
-        elif path.suffix in (".jsonl", ".json"):
+        elif (mark := between(path, names, delimiter)) is None:
             table = reader.json(name, primitivesAsString=True)
         else:   # a quoted cell may hold a line's end, so the file is read in one piece
-            schema = ", ".join(f"`{name}` STRING" for name in names) if names else None
-            table = reader.csv(name, sep=between(path, names, delimiter), header=not names, multiLine=True, quote=quote(path),
+            schema = ", ".join(f"`{name}` STRING" for name in names or rows.header(path, mark))
+            table = reader.csv(name, sep=mark, header=not names, multiLine=True, quote=quote(path),
                                escape=quote(path) or None, schema=schema)
         table.select("*", functions.monotonically_increasing_id().alias(ROW)).createOrReplaceTempView("log")
         return self.ibis.table("log")
@@ -159,16 +165,19 @@ def escaped(path: Path) -> str:
 
 def quote(path: Path) -> str:
     """What cells of a text may stand in; none in TSV, as everywhere here."""
-    return "" if path.suffix == ".tsv" else '"'
+    return "" if rows.ending(path) == ".tsv" else '"'
 
 
-def between(path: Path, names: list[str] | None, delimiter: str | None) -> str:
-    """What stands between the cells of a text.
+def between(path: Path, names: list[str] | None, delimiter: str | None) -> str | None:
+    """What stands between the cells of a text; None for JSON lines.
 
     Raises:
         InputError: an ending that isn't known.
     """
-    if path.suffix not in TEXTS and not names:
+    kind = rows.ending(path)
+    if kind in (".jsonl", ".json"):
+        return None
+    if kind not in TEXTS and not names:
         raise InputError(f"path: {path} has the unknown ending {path.suffix!r}; known are {', '.join(TEXTS)}, .jsonl, .json, "
-                         ".parquet, and any with names")
-    return delimiter or ("\t" if path.suffix == ".tsv" else ",")
+                         "these followed by .gz, .parquet, and any with names")
+    return delimiter or ("\t" if kind == ".tsv" else ",")

@@ -1,11 +1,9 @@
 """From a log of events to clean histories: what is dropped and why, as expressions that run on any engine Ibis knows."""
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ecrec_jax.data import cell
 from ecrec_jax.data.engine import ROW
@@ -23,14 +21,15 @@ class Log:
     """Where a log's columns are and what is kept of it. Rules drop events in the order of the fields.
 
     `drop`: {column: regular expression of a whole cell}; `least` and `most`: {column: number}, between which a kept event must lie,
-    itself included. A cell of `quantity` or `price` that is no number counts as empty (and is counted). `most_events` and
-    `most_a_minute` are of a user: who has more is taken for a bot. `core`: users and items with fewer events are dropped until none
-    is left that has (k-core). Equal times stay in the order of the file.
+    itself included; `time_unit` is of times that are numbers. A cell of `quantity` or `price` that is no number counts as empty
+    and is counted. `most_events` and `most_a_minute` are of a user: who has more is taken for a bot. `core`: users and items with
+    fewer events are dropped until none is left that has (k-core). Equal times stay in the order of the file.
     """
 
     user: str
     item: str
     time: str
+    time_unit: Literal["s", "ms", "us", "ns"]
     type: str | None
     quantity: str | None
     price: str | None
@@ -72,9 +71,11 @@ class Log:
         for key, name in [*wanted.items(), *rules]:
             if name is not None and name not in raw.columns:
                 raise InputError(f"{key}: the log has no column {name!r}; it has {', '.join(map(repr, raw.columns[:-1]))}")
+        unit = cell.UNITS[self.time_unit]
         named = {key: cell.text(raw[name]) if name is not None else ibis.null("string") for key, name in wanted.items()}
         told = raw.select(
-            row=raw[ROW], user=named["user"], item=named["item"], time=cell.time(raw[self.time]),
+            row=raw[ROW], user=named["user"], item=named["item"],
+            time=cell.time(raw[self.time], unit), within=cell.within(raw[self.time], unit),
             type=ibis.coalesce(named["type"], ibis.literal("event")), quantity=cell.number(named["quantity"]),
             price=cell.number(named["price"]), text=named["text"],
             **{f"attribute_{i}": cell.text(raw[name]) for i, name in enumerate(self.attributes or [])},
@@ -86,12 +87,13 @@ class Log:
                  *((told[key].re_search(cell.BREAK).fill_null(False), f"line break in {key}") for key in ("user", "item", "type"))]
         rules += [(told[f"drop_{i}"].fill_null("").re_search(f"^(?:{pattern})$"), f"{name} is {pattern}")
                   for i, (name, pattern) in enumerate(given["drop"].items())]
-        rules += [(~(told[f"least_{i}"] >= least).fill_null(False), f"{name} below {least:g}")
-                  for i, (name, least) in enumerate(given["least"].items())]
-        rules += [(~(told[f"most_{i}"] <= most).fill_null(False), f"{name} above {most:g}")
-                  for i, (name, most) in enumerate(given["most"].items())]
+        for key, away in (("least", "below"), ("most", "above")):
+            for i, (name, end) in enumerate(given[key].items()):
+                cells = told[f"{key}_{i}"]
+                rules += [(cells.isnull(), f"{name} is no number"),
+                          (cells < end if key == "least" else cells > end, f"{name} {away} {end:g}")]
         return told.mutate(why=ibis.cases(*rules, else_=ibis.null("string"))).select(
-            "row", *COLUMNS, *(f"attribute_{i}" for i in range(len(self.attributes or []))), *LOST, "why")
+            "row", "within", *COLUMNS, *(f"attribute_{i}" for i in range(len(self.attributes or []))), *LOST, "why")
 
     def steps(self, events: Any, keep: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
         """(what was done, the events that are left), one step after the other; `keep` makes the engine hold a result."""
@@ -100,7 +102,7 @@ class Log:
         left = keep(events.filter(events.why.isnull()).drop("why", *LOST))
         yield "read", left
         if self.duplicates:
-            same = ibis.window(group_by=["user", "item", "time", "type"], order_by="row")
+            same = ibis.window(group_by=["user", "item", "time", "within", "type"], order_by="row")
             left = keep(left.mutate(n=ibis.row_number().over(same)).filter(lambda t: t.n == 0).drop("n"))
             yield "the same event again", left
         if self.most_events is not None:
@@ -147,7 +149,7 @@ def copied(events: Any, copies: Any, why: str) -> Any:
 def ordered(events: Any) -> Any:
     """The events to be written: users in the order of their first row, each user's by time, then as in the file."""
     first = events.mutate(first=events.row.min().over(group_by="user"))
-    return first.order_by("first", "time", "row").select(*FOUND)
+    return first.order_by("first", "time", "within", "row").select(*FOUND)
 
 
 def commonest(events: Any, column: str) -> Any:
@@ -167,33 +169,5 @@ def counts(events: Any) -> dict[str, int]:
 
 def tied(events: Any) -> int:
     """Events that share user and time with another one."""
-    same = events.group_by("user", "time").agg(n=events.count())
+    same = events.group_by("user", "time", "within").agg(n=events.count())
     return int(same.filter(same.n > 1).n.sum().fill_null(0).execute())
-
-
-def digest(path: Path) -> str:
-    """sha256 of a Parquet file's rows as lines of CSV: the same from every engine and writer."""
-    import pyarrow.csv as csv
-    import pyarrow.parquet as pq
-
-    found = hashlib.sha256()
-
-    class Sink:
-        closed = False   # pyarrow asks
-
-        def write(self, data: Any) -> int:
-            """Bytes that come next."""
-            found.update(data)
-            return len(data)
-
-        def flush(self) -> None:
-            """Nothing waits."""
-
-        def close(self) -> None:
-            """Nothing to close."""
-
-    sink = Sink()
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(1 << 16):
-            csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
-    return found.hexdigest()
