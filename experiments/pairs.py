@@ -67,11 +67,11 @@ def pairs(taken: Sequence[Sequence[str]], items: Sequence[str | None], known: di
         InputError: an item has none.
     """
     for i, (item, some) in enumerate(zip(items, taken, strict=True)):
-        for name in (history.text(item), *some):
+        for name in (*filter(None, [history.text(item)]), *some):   # who had all that a rule leaves has a row without item
             if name not in known:
                 raise InputError(f"{table.where(i)}: texts has no text of item {name!r}" + " of its history" * (name in some))
     return {"history": [". ".join(known[item] for item in some) or NOTHING for some in taken],
-            "candidate": [known[history.text(item)] for item in items]}
+            "candidate": [known.get(history.text(item), "") for item in items]}
 
 
 def splits(log: Log, share: float) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 from ecrec_jax import build, evaluate, section, source
 from ecrec_jax.data import leak, read, tokenise
 from ecrec_jax.data.feed import Feed
-from ecrec_jax.data.split import number
+from ecrec_jax.data.split import is_number
 from ecrec_jax.types import Facts, InputError
 from experiments import order, output, saved, wiring
 
@@ -36,9 +36,12 @@ def main(config: dict[str, Any]) -> None:
         raise InputError(f"run_dir: a run of {run['task']['_target_'].rpartition('.')[2]} has nothing to predict for a text")
     moved = {} if config["data"]["root"] is None else {"root": config["data"]["root"]}
     data = section.make(run["data"] | moved, "data", Facts())
-    table = read.read(read.locate(config["input"], ".", "input"))
+    whole = table = read.read(read.locate(config["input"], ".", "input"))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
     longest, kept = parts.facts.longest(data.max_length), folder / source.FIELDS
+    some = shown(table, data.item_column) if kept.is_file() else range(len(table.place))
+    if len(some) < len(table.place):
+        table = table.some(some)
     if kept.is_file():
         examples, first, truncated = data.new(table, json.loads(kept.read_text(encoding="utf-8")), longest)
         second = None
@@ -63,12 +66,14 @@ def main(config: dict[str, Any]) -> None:
         texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
         said = [name for name in rows if name.startswith(("prediction", "score"))]
         rows.loc[leak.seen(texts, leak.known(folder)), said] = None
+    if len(some) < len(whole.place):   # rows without item keep their place, and have no score
+        rows = rows.set_axis(some).reindex(range(len(whole.place)))
     for name in config["keep"]:
         if name in rows or (name == "rank" and config["group"] is not None):
             raise InputError(f"keep: the output has a column {name!r} of its own")
-    rows, said = pd.concat([pd.DataFrame({name: read.column(table, name, "keep") for name in config["keep"]}), rows], axis=1), ""
+    rows, said = pd.concat([pd.DataFrame({name: read.column(whole, name, "keep") for name in config["keep"]}), rows], axis=1), ""
     if config["group"] is not None:
-        rows, said = order.ordered(rows, read.column(table, config["group"], "group"), config["by"], wanted(config, table))
+        rows, said = order.ordered(rows, read.column(whole, config["group"], "group"), config["by"], wanted(config, whole))
     output.write(rows, path)
     print(f"{len(rows)} rows, {truncated} truncated to {data.max_length} tokens, {first.count('')} without text; "
           f"written to {path}")
@@ -85,7 +90,24 @@ def wanted(config: dict[str, Any], table: read.Table) -> list[bool] | None:
     if config["relevant"] is None:
         return None
     (name, least), = config["relevant"].items()
-    return [number(cell or "", table.where(i)) >= least for i, cell in enumerate(read.column(table, name, "relevant"))]
+    found = []
+    for i, cell in enumerate(read.column(table, name, "relevant")):
+        if not is_number(cell or ""):
+            raise InputError(f"relevant: {table.where(i)}: {name} {cell or ''!r} is not a number")
+        found.append(float(cell) >= least)
+    return found
+
+
+def shown(table: read.Table, column: str) -> list[int]:
+    """The rows that have an item, where the table has such a column: who had all that a rule leaves has a row without.
+
+    Raises:
+        InputError: none has.
+    """
+    found = [i for i, cell in enumerate(table.columns.get(column, ["?"] * len(table.place))) if (cell or "").strip()]
+    if not found:
+        raise InputError(f"input: {table.path}: no row has an item ({column})")
+    return found
 
 
 if __name__ == "__main__":

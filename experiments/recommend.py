@@ -137,7 +137,8 @@ def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path, numbe
     path = read.locate(config["users"], ".", "users")
     data = section.make(run["data"] | {"root": config["data"]["root"]}, "data", Facts())
     if path.suffix == ".txt":
-        users = list(dict.fromkeys(listed(path)))
+        if not (users := list(dict.fromkeys(listed(path)))):
+            raise InputError(f"{path}: no users")
         log = data.events()
         record.same_data(folder, data.digest(log))
         number = {name: i for i, name in enumerate(log.users)}
@@ -148,24 +149,23 @@ def asked(config: Mapping[str, Any], run: Mapping[str, Any], folder: Path, numbe
         mine = [slice(bounds[number[user]], bounds[number[user] + 1]) for user in users]
         return users, [log.item[part] + 1 for part in mine], [log.type[part] for part in mine], 0
     table = read.read(path)
-    user, item = (read.column(table, name, "users") for name in (data.user_column, data.item_column))
-    time = times(table, data.time_column, data.time_format, np.arange(len(user))) if data.time_column in table.columns else \
-        np.zeros(len(user))
+    user, item = (read.stripped(table, name, "users") for name in (data.user_column, data.item_column))
+    time, some = np.zeros(len(user)), np.flatnonzero(np.array(item, object) != "")   # a user without history has no time
+    if data.time_column in table.columns and len(some):
+        time[some] = times(table, data.time_column, data.time_format, some)
     kind = read.column(table, data.type_column, "data.type_column") if events is not None else None
     histories: dict[str, list[tuple[int, int]]] = {}
     unknown = 0
     for row in np.argsort(time, kind="stable"):
-        name = (user[row] or "").strip()
-        if not name:
+        if not user[row]:
             raise InputError(f"{table.where(int(row))}: an event without user")
-        known = histories.setdefault(name, [])
-        thing = (item[row] or "").strip()   # none: a user without history
+        known, thing = histories.setdefault(user[row], []), item[row]
         what = (kind[row] or "").strip() if kind is not None else None
         if thing and what is not None and what not in events:
             raise InputError(f"{table.where(int(row))}: the run knows no events of type {what!r}; they are {', '.join(events)}")
         known += [(numbers[thing], 0 if what is None else events.index(what))] if thing in numbers else []
         unknown += bool(thing) and thing not in numbers
-    users = list(dict.fromkeys((name or "").strip() for name in user))
+    users = list(dict.fromkeys(user))
     both = [np.array(histories[name], "i4").reshape(-1, 2).T for name in users]
     return users, [items for items, _ in both], [types for _, types in both], unknown
 

@@ -56,7 +56,7 @@ def test_nothing_to_rank_by(rows, by, said):
 @pytest.mark.parametrize("words,said", [
     (["relevant={click: 1}"], "group is not set"), (["group=user", "relevant=click"], "relevant is 'click'"),
     (["group=user", "relevant={click: yes}"], "relevant is {'click': 'yes'}"), (["group=who"], "has no column 'who'"),
-    (["group=user", "relevant={item: 1}"], "line 2: label 'i0' is not a number"),
+    (["group=user", "relevant={item: 1}"], "line 2: item 'i0' is not a number"),
     (["group=user", "relevant={click: 2}"], "relevant: no row is")])
 def test_refused(words, said, ranker, capsys):
     assert call("predict", *ranker, *words) == 2
@@ -93,4 +93,10 @@ def test_from_recommendations_to_their_new_order(circle, ranker, tmp_path, capsy
     second, said = pd.read_csv(tmp_path / "second.csv"), capsys.readouterr().out
     assert second.user.tolist() == ["u5"] * 8 + ["u6"] * 8 + ["u7"] * 8 and second["rank"].tolist() == [*range(1, 9)] * 3
     assert {*zip(first.user, first.item, strict=True)} == {*zip(second.user, second.item, strict=True)}
+    first.loc[len(first)] = {"user": "u9", "why": "nothing left", "good": 0}
+    first.to_csv(tmp_path / "first.csv", index=False)
+    assert call("predict", *words) == 0   # a row without item keeps its place, and has no score
+    last = pd.read_csv(tmp_path / "second.csv")
+    assert last.iloc[-1][["user", "why"]].tolist() == ["u9", "nothing left"] and last.iloc[-1][["score", "prediction"]].isna().all()
+    pd.testing.assert_frame_equal(last.iloc[:-1], second, check_dtype=False)
     assert (second.groupby("user")["score/click"].diff().dropna() <= 0).all() and "ndcg@10 " in said and "-> 1.0000" in said

@@ -230,6 +230,8 @@ def test_prices_of_a_table(tmp_path):
                        ("item,price\nx,1\n", "no price of any item"), ("item,cost\na,1\n", "price")):
         with pytest.raises(InputError, match=said):
             catalogue.prices(read.read(written(tmp_path / "bad.csv", text)), ["a"])
+    facts, lacking = catalogue.known(written(tmp_path / "kinds.csv", "item,price,category\na,,shoes\nb,,\n"), ["b", "a"])
+    assert facts == {"categories": (0, 0, 1, 0)} and lacking == {"items without category": 1}   # of a log without prices
 
 
 def test_a_reader_sees_one_cut_off():
@@ -686,15 +688,15 @@ def recommended(circle, folder, *words):
 
 def test_recommend(log, circle, tmp_path, capsys):
     """A walker from 5 to 9 goes on with 10; who has no history, or an unknown one, gets what is popular; rules hold."""
-    rows = ["user,item,time", *(f"anna,i{k},{k}" for k in range(9, 4, -1)), "ben,,1", "carl,i99,1", "anna,i77,3"]
+    rows = ["user,item,time", *(f"anna,i{k},{k}" for k in range(9, 4, -1)), "ben,,1", "carl,i99,1", "anna,i77,3", "dora,,"]
     users = written(tmp_path / "users.csv", "\n".join(rows) + "\n")
     found = recommended(circle, tmp_path, f"users={users}", "k=3")
     said = capsys.readouterr().out
-    assert "3 users, 2 without history, who get what is popular; 0 for whom nothing is left" in said
+    assert "4 users, 3 without history, who get what is popular; 0 for whom nothing is left" in said
     assert "2 events with items that the run doesn't know" in said
     anna = found[found.user == "anna"]
     assert anna.item.tolist()[0] == "i10" and set(anna.why) == {"history"} and not set(anna.item) & {f"i{k}" for k in range(5, 10)}
-    assert anna.score.is_monotonic_decreasing and list(found.user.unique()) == ["anna", "ben", "carl"]
+    assert anna.score.is_monotonic_decreasing and list(found.user.unique()) == ["anna", "ben", "carl", "dora"]
     counts = np.array(build.load_facts(circle).item_counts[1:-1])
     best = {f"i{k}" for k in range(30)} & set(np.array((circle / "items.txt").read_text().split())[np.argsort(-counts)[:10]])
     assert set(found[found.user == "ben"].why) == {"popular"} and len(set(found[found.user == "ben"].item) & best) == 3
@@ -775,6 +777,9 @@ def test_recommend_to_users_of_the_data(log, circle, tmp_path, capsys):
     nobody = f"users={written(tmp_path / 'x.txt', 'nobody')}"
     assert call("recommend", f"run_dir={circle}", nobody, f"output={tmp_path / 'x.csv'}") == 2
     assert "has no user 'nobody'" in capsys.readouterr().err and not (tmp_path / "x.csv").exists()
+    written(tmp_path / "x.txt", "\n")
+    assert call("recommend", f"run_dir={circle}", nobody, f"output={tmp_path / 'x.csv'}") == 2
+    assert "x.txt: no users" in capsys.readouterr().err
 
 
 def test_who_had_all_that_may_be_shown_is_not_left_out(circle, tmp_path, capsys):

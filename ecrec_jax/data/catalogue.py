@@ -25,7 +25,7 @@ def known(path: Path, items: Sequence[str]) -> tuple[dict[str, Any], dict[str, i
         InputError: as `prices`; neither column is there.
     """
     table, facts, lacking = read.read(path), {}, {}
-    if "price" in table.columns or "category" not in table.columns:
+    if any(table.columns.get("price", ())) or "category" not in table.columns:   # prepare's price may be empty
         facts["prices"], lacking["items without price"] = prices(table, items)
     if "category" in table.columns:
         kind = dict(zip(read.stripped(table, "item", "data.items"), read.column(table, "category", "data.items"), strict=True))
@@ -73,7 +73,8 @@ def texts(table: read.Table, item: tuple[str, str], columns: tuple[str, Sequence
     for i, (item, row) in enumerate(zip(items, zip(*parts, strict=True), strict=True)):
         text = ". ".join(filter(None, row))
         if not item or not text:
-            raise InputError(f"{table.where(i)}: {f'item {item} has no text' if item else 'a text without item'}")
+            raise InputError(f"{table.where(i)}: " + (f"item {item} has no text: give it one, or leave its events out" if item else
+                                                      "a text without item"))
         if known.setdefault(item, (i, text))[0] != i:
             raise InputError(f"{table.where(i)}: item {item} has a text on {table.place[known[item][0]]} already")
     return {item: text for item, (_, text) in known.items()}

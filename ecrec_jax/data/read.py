@@ -1,7 +1,7 @@
 """Tables from files: CSV, TSV, JSON lines, Parquet, lines of a pattern. Every complaint names the file and the line."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,12 @@ class Table(NamedTuple):
     def where(self, i: int) -> str:
         """File and line of a row."""
         return f"{self.files[i] if self.files else self.path}, {self.place[i]}"
+
+    def some(self, rows: Sequence[int]) -> "Table":
+        """These rows of it."""
+        of = lambda cells: cells and [cells[i] for i in rows]  # noqa: E731
+        return self._replace(columns={name: of(cells) for name, cells in self.columns.items()}, place=of(self.place),
+                             files=of(self.files), split=of(self.split))
 
     def cell(self, column: str) -> Callable[[int], str]:
         """Where a row's cell of a column stands."""
