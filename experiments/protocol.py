@@ -26,7 +26,7 @@ def protocol(config: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
         judged["drawn by"] = f"data.split_seed {data['split_seed']}"
     if "prices" in corpus.facts:
         judged["prices"] = marked(corpus.facts["prices"])
-    loss = ("objective", "negatives", "sampling", "unseen", "shared", "logq", "t", "rate", "last")
+    loss = ("objective", "negatives", "sampling", "unseen", "shared", "logq", "t", "rate", "hidden", "last")
     trained = {key: task[key] for key in loss if key in task}
     if trained.get("objective") == "ce":
         trained = {"objective": "ce"}

@@ -276,7 +276,7 @@ def test_nothing_of_a_file_is_guessed(tmp_path):
     ("jsonl", '{"user": "u", "item": "a", "time": 1}\n\n{"user": "u", "item"\n', [], "line 3: not JSON"),
     ("jsonl", '{"user": "u", "item": "a", "time": 1}\n[1]\n', [], "line 2: not a JSON object"),
     ("json", '[{"user": "u", "item": "a", "time": 1}]\n', [], "line 1: not a JSON object"),
-    ("csv.gz", "user,item,time\nu,a,1\n", [], "not a gzip file")])
+    ("csv.gz", "user,item,time\nu,a,1\n", [], "not a whole gzip file")])
 def test_where_a_file_is_wrong(ending, content, more, said, tmp_path, capsys):
     """As wherever else one is read: the line, and what is wrong with it."""
     path = tmp_path / f"log.{ending}"

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def lines(path: Path) -> Iterator[str]:
                     yield line
     except UnicodeDecodeError:
         raise InputError(f"{path}, line {number + 1}: not UTF-8") from None
-    except gzip.BadGzipFile:
-        raise InputError(f"{path}: not a gzip file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise InputError(f"{path}: not a whole gzip file") from None
 
 
 def cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -24,7 +24,6 @@ class MaskedItem:
     """
 
     rate: float
-    hidden: Literal["share", "each"]
     last: float
     filter_seen: bool
     cutoffs: list[int]
@@ -34,6 +33,7 @@ class MaskedItem:
     new_ids: tuple[int, ...]
     mask_id: int
     positions: int
+    hidden: Literal["share", "each"] = "share"
     prices: tuple[float, ...] | None = None
     vectors: Any = None
     categories: tuple[int, ...] | None = None

@@ -114,11 +114,10 @@ class NextItem:
         slot, label = (slot, label) if example.read is None else (slot[example.read], label[example.read])
         found = {"tokens": example.tokens, "type": example.type, "slot": slot, "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
-        had = example.seen if np.ndim(example.label) else self.had(example)
         if self.shared:
-            found |= self.grouped(found, had, self.size(example)[1], rng)
+            found |= self.grouped(found, self.had(example), self.size(example)[1], rng)
         elif self.objective != "ce" and self.sampling != "batch":
-            had = had if self.unseen else had[:0]
+            had = self.had(example) if self.unseen else np.empty(0, "i4")
             had = np.union1d(had, self.new) if len(self.new) else had
             found["negative"] = self.draw((len(label), self.negatives), self.sampling, had, rng)
         if np.ndim(example.label):
@@ -128,7 +127,9 @@ class NextItem:
         return found | ranking.asked(example, self.filter_seen)
 
     def had(self, example: Example) -> Int[np.ndarray, "m"]:
-        """All items of a user who is asked for some, rising."""
+        """A user's items, rising: those that are trained on, or all of a user who is asked for some."""
+        if np.ndim(example.label):
+            return example.seen
         return np.union1d(example.seen, example.label if example.relevant is None else example.relevant).astype("i4")
 
     def grouped(self, found: dict[str, np.ndarray], had: Int[np.ndarray, "m"], slots: int, rng: np.random.Generator
