@@ -256,7 +256,7 @@ def test_nothing_of_a_file_is_guessed(tmp_path):
     events, _, report = prepared(tmp_path, "\n".join(lines) + "\n", "duplicates=false")
     assert report["rows"] == len(events) == 1000 and sum(x["user"][0] == "#" for x in events) == 100
     assert {x["item"] for x in events} == {f"i{k} #5" for k in range(7)}
-    for name, text in (("log.csv.gz", "user,item,time\nu,a,1\n"), ("log.jsonl.gz", '{"user": "u", "item": "a", "time": 1}\n')):
+    for name, text in (("log.csv.gz", ",user,item,time\n0,u,a,1\n"), ("log.jsonl.gz", '{"user": "u", "item": "a", "time": 1}\n')):
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
         assert call("prepare", f"path={tmp_path / name}", f"out={tmp_path / name}_") == 0
         assert pq.read_table(tmp_path / f"{name}_" / "interactions.parquet")["item"].to_pylist() == ["a"]

@@ -57,7 +57,7 @@ def cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def header(path: Path, delimiter: str) -> list[str]:
-    """The names in the first row.
+    """The names in the first row; a column without one, as some programs number rows in, is `column` with its number from 0.
 
     Raises:
         InputError: as `cells`; there is none, or two are one name, whose case engines don't tell apart.
@@ -69,7 +69,7 @@ def header(path: Path, delimiter: str) -> list[str]:
         if name.lower() in map(str.lower, names[:i]):
             raise InputError(f"{path}, line {line}: two columns are called {name!r}" +
                              (", but for upper and lower case" if name not in names[:i] else ""))
-    return names
+    return [name or f"column{i}" for i, name in enumerate(names)]
 
 
 def refuse(path: Path, names: Sequence[str] | None, delimiter: str | None) -> None:
