@@ -118,7 +118,8 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
     if config["data"].get("augment"):
         corpus = copies.add(corpus, data, folder, longest, config["seed"])
     if corpus.catalogue is not None and source is not None:
-        catalogue.agree(source.folder, facts.vocabulary, source.run.get("events"), corpus.catalogue.items, corpus.facts)
+        by_text = config["model"].get("text") == "only" and config["head"].get("tied") is not False
+        catalogue.agree(source.folder, facts.vocabulary, source.run.get("events"), corpus.catalogue.items, corpus.facts, by_text)
     facts = dataclasses.replace(facts, **corpus.facts)
     earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
     if len(earlier):

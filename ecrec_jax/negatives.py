@@ -1,7 +1,16 @@
 """Drawing items that are none of a user's: negatives of a loss, and what a label is ranked among."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
+
+
+def shares(counts: Sequence[int], without: Sequence[int]) -> Float[np.ndarray, "V"]:
+    """Of the counts, one at least for every item; of `without` none."""
+    found = np.maximum(np.array(counts, float), 1)
+    found[list(without)] = 0
+    return found / found.sum()
 
 
 def drawn(count: tuple[int, ...], items: int, seen: Int[np.ndarray, "m"], rng: np.random.Generator) -> Int[np.ndarray, "..."]:

@@ -51,7 +51,7 @@ def main(config: dict[str, Any]) -> None:
         items = [*items, *read.column(table, data.item_column, "data.item_column")]
         time, clicked = (np.append(x, np.full(new, end)) for x, end in ((log.time, np.inf), (log.clicked, False)))
         taken, items = history.recent(names, time, clicked, items, asked["most"])[old:], items[old:]
-    made = pairs(taken, items, known, table) | more
+    made = pairs(taken, items, known, table, output.empty(table)) | more
     for name in made:
         if name in table.columns:
             raise InputError(f"{table.path} has a column {name!r}, as the pairs have: rename it")
@@ -59,15 +59,15 @@ def main(config: dict[str, Any]) -> None:
     print(f"{len(items)} pairs, {sum(not some for some in taken)} without a history; written to {path}")
 
 
-def pairs(taken: Sequence[Sequence[str]], items: Sequence[str | None], known: dict[str, str], table: read.Table
-          ) -> dict[str, list[str]]:
-    """The texts of what was taken, and of what is shown.
+def pairs(taken: Sequence[Sequence[str]], items: Sequence[str | None], known: dict[str, str], table: read.Table,
+          empty: Sequence[bool]) -> dict[str, list[str]]:
+    """The texts of what was taken, and of what is shown, nothing in `empty` rows.
 
     Raises:
         InputError: an item has none.
     """
     for i, (item, some) in enumerate(zip(items, taken, strict=True)):
-        for name in (*filter(None, [history.text(item)]), *some):   # who had all that a rule leaves has a row without item
+        for name in (*([] if empty[i] else [history.text(item)]), *some):
             if name not in known:
                 raise InputError(f"{table.where(i)}: texts has no text of item {name!r}" + " of its history" * (name in some))
     return {"history": [". ".join(known[item] for item in some) or NOTHING for some in taken],

@@ -39,7 +39,9 @@ def main(config: dict[str, Any]) -> None:
     whole = table = read.read(read.locate(config["input"], ".", "input"))
     blank = np.zeros(len(parts.facts.labels), "f4") if parts.task.target == "multi" else 0
     longest, kept = parts.facts.longest(data.max_length), folder / source.FIELDS
-    some = shown(table, data.item_column) if kept.is_file() else range(len(table.place))
+    some = np.flatnonzero(~output.empty(table))
+    if not len(some) and len(table.place):
+        raise InputError(f"input: {table.path}: every row says that nothing is left to show")
     if len(some) < len(table.place):
         table = table.some(some)
     if kept.is_file():
@@ -66,7 +68,7 @@ def main(config: dict[str, Any]) -> None:
         texts = [a if second is None else f"{a} {second[i]}" for i, a in enumerate(first)]
         said = [name for name in rows if name.startswith(("prediction", "score"))]
         rows.loc[leak.seen(texts, leak.known(folder)), said] = None
-    if len(some) < len(whole.place):   # rows without item keep their place, and have no score
+    if len(some) < len(whole.place):   # rows without an item keep their place, and have no score
         rows = rows.set_axis(some).reindex(range(len(whole.place)))
     for name in config["keep"]:
         if name in rows or (name == "rank" and config["group"] is not None):
@@ -91,22 +93,10 @@ def wanted(config: dict[str, Any], table: read.Table) -> list[bool] | None:
         return None
     (name, least), = config["relevant"].items()
     found = []
-    for i, cell in enumerate(read.column(table, name, "relevant")):
-        if not is_number(cell or ""):
+    for i, (cell, empty) in enumerate(zip(read.column(table, name, "relevant"), output.empty(table), strict=True)):
+        if not empty and not is_number(cell or ""):
             raise InputError(f"relevant: {table.where(i)}: {name} {cell or ''!r} is not a number")
-        found.append(float(cell) >= least)
-    return found
-
-
-def shown(table: read.Table, column: str) -> list[int]:
-    """The rows that have an item, where the table has such a column: who had all that a rule leaves has a row without.
-
-    Raises:
-        InputError: none has.
-    """
-    found = [i for i, cell in enumerate(table.columns.get(column, ["?"] * len(table.place))) if (cell or "").strip()]
-    if not found:
-        raise InputError(f"input: {table.path}: no row has an item ({column})")
+        found.append(not empty and float(cell) >= least)
     return found
 
 

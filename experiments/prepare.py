@@ -6,6 +6,7 @@ if __name__ == "__main__":
     settle()
 
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def made(config: Mapping[str, Any], log: prepare.Log, path: Path, part: Path) ->
         ties, latest = prepare.tied(left), int(left.time.max().execute())
         hidden = impersonal(config, log.attributes or [], part / "items.parquet")
     except engine.errors as error:
-        if path.suffix != ".parquet":
+        if path.suffix != ".parquet" and re.search("CSV|JSON|MALFORMED|FAILED_READ", str(error)):   # as engines call what they read
             rows.refuse(path, config["names"], between(path, config["names"], config["delimiter"]))
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     finally:

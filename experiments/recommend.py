@@ -53,7 +53,7 @@ def main(config: dict[str, Any]) -> None:
         shown += [vectors[items]] if number in lists and len(items) == config["k"] > 1 else []
         rows += [(user, rank, names[item - 1], float(score), "history" if number in lists else "popular")
                  for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1)]
-        rows += [] if len(items) else [(user, None, None, None, "nothing left")]
+        rows += [] if len(items) else [(user, None, None, None, output.NOTHING)]
     output.write(pd.DataFrame(rows, columns=["user", "rank", "item", "score", "why"]).astype({"rank": "Int64"}), path)
     alike = f"; items of a list have a mean cosine of {similarity(np.stack(shown)):.3f}" if shown else ""
     print(f"{len(users)} users, {len(users) - len(warm)} without history, who get what is popular; "

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,6 +94,27 @@ def test_adversarial(ending, tmp_path):
     events, _ = equal(tmp_path, f"path={path}", "type=type", "quantity=quantity", "price=price", "text=text", "attributes=[brand]",
                    "drop={type: C.*}", "least={quantity: 0}", "core=2", "most_a_minute=300", *more)
     assert len(events) > 100 and {x["user"] for x in events} >= {"u1", "é"}
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "ns"])
+def test_units_and_what_is_within_a_second(unit, tmp_path):
+    """Of a compressed log with a column without name, and one with a strange one."""
+    rng = np.random.default_rng(0)
+    count = {"s": 1, "ms": 1000, "ns": 10**9}[unit]
+    rows = pd.DataFrame({"": range(400), "user": rng.integers(0, 9, 400), "item": rng.integers(0, 30, 400), "a`b": "x",
+                         "time": rng.integers(-3 * count, 90 * count, 400)})
+    if unit == "s":
+        rows["time"] = [f"2020-01-01T00:00:{t % 60:02d}.{t % 7}{t % 10}Z" for t in rng.integers(0, 900, 400)]
+    rows.to_csv(tmp_path / "log.csv.gz", index=False)
+    assert len(equal(tmp_path, f"path={tmp_path / 'log.csv.gz'}", f"time_unit={unit}", "most_a_minute=60")[0]) > 50
+
+
+@pytest.mark.parametrize("content,said", [("user,item,time\nu,a,1\nu,a,1,2\n", "line 3: 4 fields, the header has 3"),
+                                          ("user,item,time,item\nu,a,1,2\n", "two columns are called 'item'")])
+def test_where_a_file_is_wrong(content, said, tmp_path, capsys):
+    (tmp_path / "log.csv").write_text(content)
+    assert call("prepare", f"path={tmp_path / 'log.csv'}", f"out={tmp_path / 'out'}", "engine=pyspark") == 2
+    assert said in capsys.readouterr().err
 
 
 def test_exactly_this_file(tmp_path):

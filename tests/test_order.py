@@ -93,7 +93,7 @@ def test_from_recommendations_to_their_new_order(circle, ranker, tmp_path, capsy
     second, said = pd.read_csv(tmp_path / "second.csv"), capsys.readouterr().out
     assert second.user.tolist() == ["u5"] * 8 + ["u6"] * 8 + ["u7"] * 8 and second["rank"].tolist() == [*range(1, 9)] * 3
     assert {*zip(first.user, first.item, strict=True)} == {*zip(second.user, second.item, strict=True)}
-    first.loc[len(first)] = {"user": "u9", "why": "nothing left", "good": 0}
+    first.loc[len(first)] = {"user": "u9", "why": "nothing left"}
     first.to_csv(tmp_path / "first.csv", index=False)
     assert call("predict", *words) == 0   # a row without item keeps its place, and has no score
     last = pd.read_csv(tmp_path / "second.csv")

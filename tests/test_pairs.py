@@ -52,6 +52,11 @@ def test_rows_to_come_see_the_whole_log(folder):
     mine = given[(given["user"] == "u1") & (given["click"] == 1)]["item"][::-1][:3]
     assert found["history"].tolist() == [". ".join(TITLES[item] for item in mine)] * 2 + ["nothing yet"]
     assert found["candidate"].tolist() == [TITLES[0], TITLES[3], TITLES[2]]
+    new.loc[3], new["why"] = ["u5", None, 4], ["history"] * 3 + ["nothing left"]
+    new.astype({"item": "Int64"}).to_csv(folder / "new.csv", index=False)
+    assert call(*words(folder, f"input={folder}/new.csv")) == 0
+    again = pd.read_csv(folder / "pairs.csv")
+    assert again["candidate"].tolist()[:3] == found["candidate"].tolist() and again["candidate"].isna().tolist()[3]
 
 
 @pytest.mark.slow

@@ -256,7 +256,12 @@ def test_nothing_of_a_file_is_guessed(tmp_path):
     events, _, report = prepared(tmp_path, "\n".join(lines) + "\n", "duplicates=false")
     assert report["rows"] == len(events) == 1000 and sum(x["user"][0] == "#" for x in events) == 100
     assert {x["item"] for x in events} == {f"i{k} #5" for k in range(7)}
-    for name, text in (("log.csv.gz", ",user,item,time\n0,u,a,1\n"), ("log.jsonl.gz", '{"user": "u", "item": "a", "time": 1}\n')):
+    windows = 'user,item,time,note\r\nu,a,1,"two\nlines"\r\nv,b,2,\r\n'
+    (tmp_path / "windows").mkdir()
+    events, items, _ = prepared(tmp_path / "windows", windows, "text=note")
+    assert [x["user"] for x in events] == ["u", "v"] and [x["text"] for x in items] == ["two\nlines", None]
+    for name, text in (("log.csv.gz", ",user,item,time,,\n0,u,a,1,,\n"), ("log.gz", "user,item,time\nu,a,1\n"),
+                       ("log.jsonl.gz", '{"user": "u", "item": "a", "time": 1}\n')):
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
         assert call("prepare", f"path={tmp_path / name}", f"out={tmp_path / name}_") == 0
         assert pq.read_table(tmp_path / f"{name}_" / "interactions.parquet")["item"].to_pylist() == ["a"]
@@ -302,10 +307,12 @@ def test_units_of_time(tmp_path, capsys):
 
 @pytest.mark.parametrize("times", [
     ["2024-01-01T12:00:00.900Z", "2024-01-01T12:00:00.5Z", "2024-01-01 12:00:00,100"], [0.9, 0.5, 0.1],
-    pd.to_datetime([900, 500, 100], unit="ms"), [1900, 1500, 1100]])
+    pd.to_datetime([900, 500, 100], unit="ms"), [1900, 1500, 1100],
+    [1600000000999999900, 1600000000000000200, 1600000000000000100]])
 def test_order_within_a_second(times, tmp_path):
     """The latest first in the file; two views of an item in one second are two, and no ties."""
-    path, more = tmp_path / "log.parquet", ["time_unit=ms"] if times[0] == 1900 else []
+    unit = {1900: "ms", 1600000000999999900: "ns"}.get(times[0], "s")
+    path, more = tmp_path / "log.parquet", [f"time_unit={unit}"]
     pd.DataFrame({"user": "u", "item": ["b", "a", "a"], "time": times}).to_parquet(path)
     events, _, report = prepared(tmp_path, None, *more, ending="parquet")
     assert [x["item"] for x in events] == ["a", "a", "b"] and len({x["time"] for x in events}) == 1
@@ -320,7 +327,8 @@ def test_texts_stored_as_bytes(tmp_path):
 
 @pytest.mark.parametrize("words,said", [
     (["item=thing"], "item: the log has no column 'thing'; it has 'user', 'item', 'time'"), (["core=9"], "no event is left after"),
-    (["threads=-1"], "threads is -1, must be at least 1"), (["threads=0"], "threads is 0"),
+    (["threads=-1"], "threads is -1, must be at least 1"),
+    (['drop={item: "(?!a).*"}'], "invalid perl operator"), (["threads=0"], "threads is 0"),
     (["drop={shape: C}"], "drop.shape: the log has no column"), (["drop={item: '('}"], "not a regular expression"),
     (["core=0"], "core is 0"), (["attributes=[brand]"], "attributes: the log has no column 'brand'"),
     (["attributes=[item]"], "'item' is a column of items.parquet already"), (["path=5"], "path is 5"),

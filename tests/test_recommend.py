@@ -954,6 +954,15 @@ def test_the_planner_and_the_checkpoint_of_other_items(log, tmp_path, capsys):
     assert call("train", *WORDS, f"data.path={log}", "steps=2", *words[1:]) == 0
 
 
+def test_candidates_are_those_of_every_task():
+    """Drawn by the training events, also where the labels of a batch are the negatives."""
+    words = ["model=sasrec", "task.objective=sampled_ce", "task.sampled=popularity"]
+    one, two = (world.parts("next_item", *words, f"task.sampling={how}").task for how in ("popularity", "batch"))
+    two = dataclasses.replace(two, label_counts=one.item_counts[::-1])
+    asked = world.examples("next_item", 1)[0]._replace(label=7)
+    assert one.candidates(asked).tolist() == two.candidates(asked).tolist()
+
+
 @pytest.mark.parametrize("how,command", [("uniform", ["train", "epochs=2"]), ("popularity", ["baseline", "baseline=item_knn"])])
 def test_ranks_among_a_hundred(how, command, log, tmp_path):
     """Under names that say so; models and baselines rank among the same, none of the user's; no table tests them."""

@@ -69,6 +69,18 @@ def test_a_run_goes_on_with_its_own_vectors(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
 
 
+def test_items_known_by_text_alone_have_no_numbers(shop, tmp_path):
+    """A log in another order goes on where items are their texts."""
+    log, known = shop
+    head, *rows = log.read_text().splitlines()
+    (tmp_path / "other.csv").write_text("\n".join([head, *rows[::-1]]) + "\n")
+    words = [*WORDS, f"data.vectors={known}", "model.text=only", "epochs=1"]
+    assert call("train", *words, f"data.path={log}", f"run_dir={tmp_path / 'a'}") == 0
+    more = [f"data.path={tmp_path / 'other.csv'}", f"model.checkpoint={tmp_path / 'a'}"]
+    assert call("train", *words, *more, f"run_dir={tmp_path / 'b'}") == 0
+    assert call("train", *words, *more, "head.tied=false", f"run_dir={tmp_path / 'c'}") == 2
+
+
 def test_refused(shop, tmp_path, capsys):
     log, known = shop
     assert call("train", *WORDS, f"data.path={log}", "model.text=only", f"run_dir={tmp_path / 'a'}") == 2

@@ -94,10 +94,10 @@ def texts_of(path: Path, columns: Sequence[str], items: Sequence[str]) -> list[s
     return [known[item] for item in items]
 
 
-def agree(folder: Path, vocabulary: int | None, kinds: Sequence[str] | None, items: Sequence[str], facts: Mapping[str, Any]
-          ) -> None:
-    """A checkpoint that knows items by their numbers can be trained on only where these and its `kinds` of events stand for the
-    same in the data, which has these `items` and `facts`.
+def agree(folder: Path, vocabulary: int | None, kinds: Sequence[str] | None, items: Sequence[str], facts: Mapping[str, Any],
+          by_text: bool) -> None:
+    """A checkpoint that knows items by their numbers, not `by_text` alone, can be trained on only where these and its `kinds` of
+    events stand for the same in the data, which has these `items` and `facts`.
 
     Raises:
         InputError: they don't.
@@ -105,7 +105,7 @@ def agree(folder: Path, vocabulary: int | None, kinds: Sequence[str] | None, ite
     if vocabulary is not None and vocabulary != len(items) + 2:
         raise InputError(f"model.checkpoint knows {vocabulary - 2} items, the data has {len(items)}")
     path = folder / "items.txt"
-    theirs = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else items
+    theirs = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() and not by_text else items
     for number, (their, mine) in enumerate(itertools.zip_longest(theirs, items), 1):
         if their != mine:
             raise InputError(f"model.checkpoint: item {number} of {folder} is {their!r}, of the data {mine!r}: items are numbered "

@@ -55,10 +55,12 @@ def time(column: Any, unit: int) -> Any:
 def within(column: Any, unit: int) -> Any:
     """What `time` leaves of a second, 0 or more and below 1."""
     cells = text(column)
+    whole = cells.re_search(WHOLE).ifelse(cells.try_cast("int64"), None)
     found = number(cells) / unit
     found = (found.abs() < 9e18).ifelse(found, None)
+    found = ((whole % unit + unit) % unit / unit).fill_null(found - found.floor())
     told = "0." + cells.re_search(DATE).ifelse(cells.re_extract(DATE, 4), "").nullif("")
-    return told.try_cast("float64").fill_null(found - found.floor()).fill_null(0.0)
+    return told.try_cast("float64").fill_null(found).fill_null(0.0)
 
 
 def seconds(moment: Any) -> Any:

@@ -122,7 +122,7 @@ class Spark:
         elif (mark := between(path, names, delimiter)) is None:
             table = reader.json(name, primitivesAsString=True)
         else:   # a quoted cell may hold a line's end, so the file is read in one piece
-            schema = ", ".join(f"`{name}` STRING" for name in names or rows.header(path, mark))
+            schema = ", ".join("`{}` STRING".format(name.replace("`", "``")) for name in names or rows.header(path, mark))
             table = reader.csv(name, sep=mark, header=not names, multiLine=True, quote=quote(path),
                                escape=quote(path) or None, schema=schema)
         table.select("*", functions.monotonically_increasing_id().alias(ROW)).createOrReplaceTempView("log")

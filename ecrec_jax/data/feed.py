@@ -43,7 +43,7 @@ class Feed:
         met: Counter[int] = Counter()
         self.seeds: list[tuple[int, ...]] = []
         for example in examples:
-            self.seeds.append((example.index, met[example.index]) if met[example.index] else (example.index,))
+            self.seeds.append((example.index, met[example.index], 1) if met[example.index] else (example.index,))   # no copy's
             met[example.index] += 1
         asked = [e for e in examples if np.ndim(e.label) == 0]
         self.seen = max((len(e.seen) for e in asked if e.seen is not None), default=0)

@@ -12,8 +12,10 @@ from ecrec_jax.types import InputError
 
 
 def ending(path: Path) -> str:
-    """What a file is by its name, whether it is compressed or not."""
-    return path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
+    """What a file is by its name, whether it is compressed or not: CSV where a compressed one doesn't say."""
+    if path.suffix != ".gz":
+        return path.suffix
+    return path.with_suffix("").suffix if path.with_suffix("").suffix in (".tsv", ".txt", ".jsonl", ".json") else ".csv"
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -65,11 +67,12 @@ def header(path: Path, delimiter: str) -> list[str]:
     line, names = next(cells(path, delimiter), (1, None))
     if names is None:
         raise InputError(f"{path}: empty file")
+    names = [name or f"column{i}" for i, name in enumerate(names)]
     for i, name in enumerate(names):
         if name.lower() in map(str.lower, names[:i]):
             raise InputError(f"{path}, line {line}: two columns are called {name!r}" +
                              (", but for upper and lower case" if name not in names[:i] else ""))
-    return [name or f"column{i}" for i, name in enumerate(names)]
+    return names
 
 
 def refuse(path: Path, names: Sequence[str] | None, delimiter: str | None) -> None:
@@ -88,12 +91,13 @@ def refuse(path: Path, names: Sequence[str] | None, delimiter: str | None) -> No
             if not isinstance(record, dict):
                 raise InputError(f"{path}, line {number}: not a JSON object")
         return
-    ends, wanted = set(), len(names or header(path, delimiter))
+    ends, inside, wanted = set(), False, len(names or header(path, delimiter))
     for number, row in cells(path, delimiter):
-        if len(row) != wanted:
+        if len(row) != wanted and not (len(delimiter) > 1 and any('"' in x for x in row)):   # whose quotes weren't read
             raise InputError(f"{path}, line {number}: {len(row)} fields, " +
                              (f"names has {wanted}" if names else f"the header has {wanted}"))
     for number, line in enumerate(lines(path), 1):
-        ends.add(line[len(line.rstrip("\r\n")):])
+        inside ^= line.count('"') % 2 > 0 and ending(path) != ".tsv"   # a cell that goes on
+        ends |= set() if inside else {line[len(line.rstrip("\r\n")):]}
         if len(ends - {""}) > 1:
             raise InputError(f"{path}, line {number}: lines end in different ways, some with a carriage return: make them one")

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from ecrec_jax import losses, ranking
 from ecrec_jax.factored import LEAST, Factored
 from ecrec_jax.lookup import lookup
-from ecrec_jax.negatives import distinct, drawn, popular
+from ecrec_jax.negatives import distinct, drawn, popular, shares
 from ecrec_jax.types import Batch, Columns, Example, InputError
 
 SAMPLED = 100   # items that a label is ranked among, if sampled
@@ -81,11 +81,8 @@ class NextItem:
 
     @functools.cached_property
     def share(self) -> Float[np.ndarray, "V"]:
-        """Of the training events, or the labels where these are negatives, one at least for every item; special ids have none."""
-        counts = self.label_counts if self.sampling == "batch" and self.label_counts else self.item_counts
-        counts = np.maximum(np.array(counts, float), 1)
-        counts[list(self.special_ids + self.new_ids)] = 0
-        return counts / counts.sum()
+        """Of the training events that are asked for, of which popularity draws."""
+        return shares(self.item_counts, self.special_ids + self.new_ids)
 
     @functools.cached_property
     def rising(self) -> Float[np.ndarray, "I"]:
@@ -115,7 +112,7 @@ class NextItem:
         found = {"tokens": example.tokens, "type": example.type, "slot": slot, "label": label,
                  "weight": np.ones(len(label), "f4"), "first": example.first}
         if self.shared:
-            found |= self.grouped(found, self.had(example), self.size(example)[1], rng)
+            found |= self.grouped(found, self.had(example), self.size(example)[1], np.ndim(example.label) > 0, rng)
         elif self.objective != "ce" and self.sampling != "batch":
             had = self.had(example) if self.unseen else np.empty(0, "i4")
             had = np.union1d(had, self.new) if len(self.new) else had
@@ -132,8 +129,8 @@ class NextItem:
             return example.seen
         return np.union1d(example.seen, example.label if example.relevant is None else example.relevant).astype("i4")
 
-    def grouped(self, found: dict[str, np.ndarray], had: Int[np.ndarray, "m"], slots: int, rng: np.random.Generator
-                ) -> dict[str, np.ndarray]:
+    def grouped(self, found: dict[str, np.ndarray], had: Int[np.ndarray, "m"], slots: int, train: bool,
+                rng: np.random.Generator) -> dict[str, np.ndarray]:
         """What is read, filled up to so many `slots`, and i32[groups, N] negatives, once for each group: none of what is read or
         asked for, nor else of what the user `had`, if there are enough others. Histories that are asked for an item are longer
         than any that is trained on: if there are too few others for one, some are drawn again.
@@ -143,13 +140,13 @@ class NextItem:
         """
         read = functools.reduce(np.union1d, (found["tokens"], found["label"], self.new)).astype("i4")
         left, had = self.items - len(read), np.union1d(read, had).astype("i4")
-        if left < self.negatives and slots > 1:
+        if left < self.negatives and train:
             raise InputError(f"task.negatives is {self.negatives}, but only {left} items lie outside one of the "
                              "histories, and task.shared draws without replacement")
         without = had if self.items - len(had) >= self.negatives else read
         negative = distinct(self.negatives, self.items, without, rng) if left >= self.negatives else \
             drawn((self.negatives,), self.items, without, rng)
-        groups = slots // self.group if slots > 1 else 1
+        groups = max(1, slots // self.group)
         filled = {key: np.pad(found[key], (0, slots - len(found[key]))) for key in ("slot", "label", "weight")}
         return filled | {"negative": np.tile(negative, (groups, 1))}
 
@@ -169,7 +166,10 @@ class NextItem:
         if self.objective == "ce":
             return losses.item_cross_entropy(outputs, batch["label"], self.special_ids, self.new_ids)
         if self.logq and self.sampling != "uniform":
-            outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(self.share, 1e-12)))
+            share = self.share
+            if self.sampling == "batch" and self.label_counts:
+                share = shares(self.label_counts, self.special_ids + self.new_ids)
+            outputs = outputs._replace(bias=outputs.bias.astype(jnp.float32) - np.log(np.maximum(share, 1e-12)))
         positive = outputs.at(batch["label"][..., None])[..., 0]
         negative = self.others(outputs, batch, gather) if self.sampling == "batch" else outputs.at(batch["negative"])
         beta = {"beta": calibrated(self.t, self.negatives, self.items - len(self.new_ids))} if self.objective == "gbce" else {}
