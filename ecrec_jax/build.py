@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from ecrec_jax import mesh, text_encoder
-from ecrec_jax.data import catalogue, copies, leak, tokenise
+from ecrec_jax.data import copies, leak, numbered, tokenise
 from ecrec_jax.data.corpus import Corpus
 from ecrec_jax.data.feed import Feed, check
 from ecrec_jax.data.read import inside_package
@@ -117,9 +117,9 @@ def build(config: Mapping[str, Any], like: Parts | None = None) -> Parts:
         corpus = data.load(folder, longest)
     if config["data"].get("augment"):
         corpus = copies.add(corpus, data, folder, longest, config["seed"])
-    if corpus.catalogue is not None and source is not None:
+    if source is not None:
         by_text = config["model"].get("text") == "only" and config["head"].get("tied") is not False
-        catalogue.agree(source.folder, facts.vocabulary, source.run.get("events"), corpus.catalogue.items, corpus.facts, by_text)
+        numbered.agree(source.folder, facts.vocabulary, source.run.get("events"), corpus, by_text)
     facts = dataclasses.replace(facts, **corpus.facts)
     earlier, train = leak.known(source.folder) if source else np.empty(0, np.uint64), leak.marks(corpus, "train")
     if len(earlier):

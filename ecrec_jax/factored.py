@@ -47,7 +47,7 @@ class Factored(NamedTuple):
         b, groups, n = ids.shape
         query, flat = self.query.reshape(b * groups, -1, self.query.shape[-1]), ids.reshape(-1, n)
         if isinstance(self.table, Divided):
-            score = jnp.einsum("mpd,mnd->mpn", query, lookup(self.table, flat)).astype(jnp.float32)
+            score = jnp.einsum("mpd,mnd->mpn", query, lookup(self.table, flat), preferred_element_type=jnp.float32)
         else:
             score = products.among(query, self.table, flat)
         bias = lookup(self.bias[:, None], ids)[..., 0].astype(jnp.float32)

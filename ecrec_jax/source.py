@@ -13,14 +13,14 @@ import yaml
 
 from ecrec_jax import convert
 from ecrec_jax.checkpoint import Checkpoints
-from ecrec_jax.data import leak
+from ecrec_jax.data import leak, numbered
 from ecrec_jax.data.read import inside_package
 from ecrec_jax.section import FACTS, make
 from ecrec_jax.types import Facts, InputError, Parameters
 from ecrec_jax.writing import writing
 
 OPTIONAL = "model.pooler."   # what a BERT checkpoint may lack or have in excess
-FIELDS, VECTORS, ENCODER = "fields.json", "vectors.npy", "text_encoder"   # of a run: what it knows of columns, its items'
+FIELDS, VECTORS, ENCODER = numbered.FIELDS, "vectors.npy", "text_encoder"   # of a run: what it knows of columns, its items'
 FOLDERS = ("tokenizer", ENCODER)   # which rebuild a run beside its checkpoints and configuration
 FILES = ("facts.json", "items.txt", FIELDS, VECTORS, leak.FILE)
 

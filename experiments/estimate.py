@@ -54,7 +54,9 @@ def hours_of(cell: Cell) -> float:
     compiling, batch = steps.seconds(steps.evaluator(parts, parts.feeds["valid"]), min(MEASURED, splits["valid"]))
     epochs = config["epochs"] if config["steps"] is None else -(-config["steps"] // parts.feeds["train"].count(config["seed"], 0))
     evaluated = epochs * splits["valid"] + sum(splits.values())
-    return (built + first + compiling + parts.facts.steps * step + evaluated * batch) / 3600
+    began_reading, reading = steps.seconds(steps.reader(parts), 1) if parts.texts is not None else (0.0, 0.0)
+    total = built + first + compiling + began_reading + parts.facts.steps * step + evaluated * batch + (epochs + 2) * reading
+    return total / 3600
 
 
 def measurable(cell: Cell) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def texts(cell: Cell, root: str) -> list[str] | str:
     node = saved.complete(cell.config)["data"] | {"root": root}
     try:
         data = section.make(node, "data", Facts())
-        if not callable(getattr(data, "texts", None)):
-            return "The examples are no rows of a file, so their texts are not shown."
+        if not hasattr(data, "table"):   # windows of behaviour, rows of several columns
+            return "The examples are no texts of a file, so they are not shown."
         table = data.table()
         record.same_data(cell.folder, table.digest)
     except InputError as error:

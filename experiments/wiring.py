@@ -114,6 +114,9 @@ def check(config: Mapping[str, Any]) -> None:
     if told and not getattr(section.target(config["model"], "model"), "reads_values", False):
         raise InputError(f"model {names['model']} reads names, not numbers, and the data's fields have some: choose "
                          "model=logistic, fm, deepfm, dcnv2 or two_tower")
+    if getattr(section.target(config["model"], "model"), "parts_items", False) and (data["vectors"] or not data["item_fields"]):
+        raise InputError(f"model {names['model']} reads an item's fields apart from a user's: name them, data.item_fields=[item], "
+                         "and set data.vectors=null, whose match is of both")
     if config["model"].get("text_encoder") and getattr(task, "over_all", {}).items() <= config["task"].items():
         raise InputError("model.text_encoder is trained on the items that a batch names, and this task's loss is over all: choose "
                          "task=next_item task.objective=sampled_ce, with task.sampling=batch or negatives")

@@ -12,9 +12,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from ecrec_jax import build, section, source
-from ecrec_jax.data import history, pack, split, vectors
+from ecrec_jax.data import history, pack, read, split, vectors
 from ecrec_jax.data.feed import Feed
-from ecrec_jax.data.fields import learn_numbers
+from ecrec_jax.data.fields import learn, learn_numbers
 from ecrec_jax.types import Example, Facts, InputError, Noise
 from ecrec_jax.use.baseline import Linear
 from ecrec_jax.use.flops import model_flops
@@ -22,6 +22,7 @@ from experiments import record, saved
 from tests import world
 from tests.conftest import GOLDEN
 from tests.test_commands import call
+from tests.test_recommend import written
 
 FIELDS, VOCABULARY, ITEM_FIELDS = 4, 40, (2, 3)
 MODELS = ("logistic", "fm", "deepfm", "dcnv2", "two_tower")
@@ -289,6 +290,57 @@ def test_fields_of_a_log(folder):
     assert sorted(e.index for some in drawn.examples.values() for e in some) == list(range(8))
     rare = loaded(folder, min_count=2, fields={"item": "category"}, item_fields=[], history=False)
     assert rare.facts["vocabulary"] == 1 + 1 + 2   # padding, others, items 1 and 3
+
+
+def test_who_is_new_counts_nothing_where_nobody_was(folder):
+    """The token of all others would stay as it began, by chance; of rare ones it is trained. Rows left out teach nothing."""
+    plain = loaded(folder, fields={"user": "category"}, item_fields=[], history=False)
+    known = plain.fields["columns"]["user"]
+    assert known["others"] is False and loaded(folder, min_count=3, fields={"user": "category"}, item_fields=[], history=False
+                                               ).fields["columns"]["user"]["others"] is True
+    data = section.make(world.composed("data=clicks")["data"] | {
+        "path": f"{folder}/shown.csv", "label_column": "click", "fields": {"user": "category"}, "history": False}, "data", Facts())
+    table = read.read(written(folder / "new.csv", "user,item,time\na,1,99\nnobody,1,99\n"))
+    made, *_ = data.new(table, plain.fields, 10)
+    assert [e.value.tolist() for e in made] == [[1.0], [0.0]]
+    half = loaded(folder, fields={"item": "category"}, item_fields=[], history=False, train_fraction=0.4)
+    names = half.fields["columns"]["item"]["values"]
+    tokens = {int(t) for e in half.examples["train"] for t in e.tokens}
+    assert tokens == set(range(2, 2 + len(names)))
+
+
+@pytest.mark.parametrize("cells,said", [(["1|0|1", "true|false"], [["0", "2"], ["0"]]), (["1|x"], "line 2: kind has the flag 'x'")])
+def test_flags(cells, said, tmp_path):
+    table = read.read(written(tmp_path / "x.csv", "kind\n" + "\n".join(cells) + "\n"))
+    learnt = lambda: learn("flags", table.columns["kind"], np.ones(len(cells), bool), 1, "|", table.cell("kind"))  # noqa: E731
+    if isinstance(said, list):
+        column = learnt()
+        field = column.read(table.columns["kind"], "|", table.cell("kind"))
+        assert [[column.values[t - 1] for t in field.token[field.row == i]] for i in range(len(cells))] == said
+    else:
+        with pytest.raises(InputError, match=said):
+            learnt()
+
+
+def test_a_checkpoint_of_other_fields(folder, tmp_path, capsys):
+    """The same number of columns and values, in another order; and a tower without an item."""
+    rng = np.random.default_rng(0)
+    pd.DataFrame({"user": rng.integers(0, 6, 300), "item": rng.integers(0, 6, 300), "time": np.arange(300),
+                  "click": rng.integers(0, 2, 300)}).to_csv(tmp_path / "log.csv", index=False)
+    words = ["experiment=click", "data=clicks", f"data.path={tmp_path}/log.csv", "data.label_column=click", "data.history=false",
+             "model=fm", "epochs=1", "tracker=[jsonl]"]
+    fields = ["++data.fields={user: category, item: category}", "++data.fields={item: category, user: category}"]
+    assert call("train", *words, fields[0], f"run_dir={tmp_path}/a") == 0
+    assert call("train", *words, fields[0], "model=logistic", f"run_dir={tmp_path}/e") == 0
+    assert call("report", f"run_dir=[{tmp_path}/a,{tmp_path}/e]", f"out={tmp_path}/report") == 0
+    assert "The examples are no texts of a file" in next((tmp_path / "report").glob("*.html")).read_text()
+    assert call("train", *words, fields[1], f"model.checkpoint={tmp_path}/a", f"run_dir={tmp_path}/b") == 2
+    assert "the fields of" in capsys.readouterr().err
+    pd.read_csv(tmp_path / "log.csv").assign(user=lambda t: t.user + 1).to_csv(tmp_path / "log.csv", index=False)
+    assert call("train", *words, fields[0], f"model.checkpoint={tmp_path}/a", f"run_dir={tmp_path}/c") == 2
+    assert "user has other values in" in capsys.readouterr().err
+    assert call("train", *words, fields[0], "model=two_tower", f"run_dir={tmp_path}/d") == 2
+    assert "name them, data.item_fields=[item]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("keys,says", [

@@ -87,11 +87,15 @@ def test_refused(shop, tmp_path, capsys):
     assert "model.text reads vectors of items: set data.vectors" in capsys.readouterr().err
     assert call("train", *WORDS, f"data.path={log}", "data.new_items=1.0", f"run_dir={tmp_path / 'b'}") == 2
     assert "data.new_items 1.0 must be 0 or more, below 1" in capsys.readouterr().err
+    words = [f"data.path={log}", f"data.vectors={known}", "data.new_items=0.2", "model.text=only", "head.tied=false"]
+    assert call("train", *WORDS, *words, f"run_dir={tmp_path / 'c'}") == 2
+    assert "nothing would train the scores of new items" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"no vector of item 'i40' and 1 others: encode their texts too"):
         vectors.load(known, ["i1", "i40", "i41"])
     path = tmp_path / "x.parquet"
     for table, said in ((pa.table({"item": ["a"]}), "isn't a Parquet file with columns item and vector"),
                         (pa.table({"item": ["a", "b"], "vector": [[1.0], [1.0, 2.0, 3.0]]}), "vectors of different lengths"),
+                        (pa.table({"item": ["a", " a"], "vector": [[1.0], [2.0]]}), "two vectors of item 'a'"),
                         (pa.table({"item": ["a"], "vector": [[float("nan")]]}), "a number that is not finite")):
         pq.write_table(table, path)
         with pytest.raises(InputError, match=said):

@@ -1,11 +1,10 @@
 """What is known of items besides who bought them: a table with a row an item, as `experiments.prepare` writes it."""
 
 import hashlib
-import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,28 +91,6 @@ def texts_of(path: Path, columns: Sequence[str], items: Sequence[str]) -> list[s
         raise InputError(f"data.texts: {path} has no text of item {lacking[0]!r}" +
                          (f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""))
     return [known[item] for item in items]
-
-
-def agree(folder: Path, vocabulary: int | None, kinds: Sequence[str] | None, items: Sequence[str], facts: Mapping[str, Any],
-          by_text: bool) -> None:
-    """A checkpoint that knows items by their numbers, not `by_text` alone, can be trained on only where these and its `kinds` of
-    events stand for the same in the data, which has these `items` and `facts`.
-
-    Raises:
-        InputError: they don't.
-    """
-    if vocabulary is not None and vocabulary != len(items) + 2:
-        raise InputError(f"model.checkpoint knows {vocabulary - 2} items, the data has {len(items)}")
-    path = folder / "items.txt"
-    theirs = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() and not by_text else items
-    for number, (their, mine) in enumerate(itertools.zip_longest(theirs, items), 1):
-        if their != mine:
-            raise InputError(f"model.checkpoint: item {number} of {folder} is {their!r}, of the data {mine!r}: items are numbered "
-                             "as they come, so give the same events in the same order")
-    events = facts.get("events") or ()
-    if kinds and tuple(kinds) != tuple(events):
-        raise InputError(f"model.checkpoint: the types of events of {folder} are {', '.join(kinds)}, of the data "
-                         f"{', '.join(events) or 'none'}: give the same events in the same order")
 
 
 def digest(known: str, *paths: Path) -> str:

@@ -120,18 +120,18 @@ class Clicks:
         (columns, digest), count, past = self.joined(table), len(time), self.past()
         if self.target == "class" and len(set(clicked[split == 0])) < 2:
             raise InputError(f"data.label_at: {self.label_at} leaves labels of one kind in the training split of {table.path}")
-        kept = {name: learn(kind, columns[name], split == 0, self.min_count, self.separator, table.cell(name))
+        rates, strata = {"train": self.train_fraction}, [str(x) for x in clicked]
+        members = {name: share(np.flatnonzero(split == k).tolist(), strata, rates.get(name, 1.0), self.limit, self.split_seed)
+                   for k, name in enumerate(SPLITS)}
+        used = np.isin(np.arange(count), members["train"])
+        kept = {name: learn(kind, columns[name], used, self.min_count, self.separator, table.cell(name))
                 for name, kind in self.fields.items()}
-        found = self.cells(table, columns, kept)
-        sides, digest = self.sides(table), catalogue.digest(digest, *past.files())
+        found, sides, digest = self.cells(table, columns, kept), self.sides(table), catalogue.digest(digest, *past.files())
         for name, values in past.before(sides, time, clicked, kept).items():
-            kept[name] = learn_numbers("number", values, split == 0)
+            kept[name] = learn_numbers("number", values, used)
             found.append(kept[name].scaled(values))
-        names, strata = list(kept), [str(x) for x in clicked]
-        rows, vocabulary, cut = lay(found, count, min(max_length, self.max_length))
+        names, (rows, vocabulary, cut) = list(kept), lay(found, count, min(max_length, self.max_length))
         targets = clicked.astype(int).tolist() if self.target == "class" else label.tolist()
-        members = {name: share(np.flatnonzero(split == k).tolist(), strata, self.train_fraction if name == "train" else 1.0,
-                               self.limit, self.split_seed) for k, name in enumerate(SPLITS)}
         trained = np.array([targets[i] for i in members["train"]])
         facts: dict[str, Any] = {"vocabulary": vocabulary, "types": len(names), "item_fields": tuple(
             k for k, name in enumerate(names) if name in self.item_fields or name in history.ITEM)}
@@ -154,8 +154,8 @@ class Clicks:
         found = self.cells(table, columns, {name: kept[name] for name in self.fields})
         time = clock(table, self.time_column, self.time_format, np.arange(len(table.place))) \
             if self.recency or self.time_column in table.columns else None
-        numbers = self.past().after(known, self.sides(table), time, table.where)
-        found += [kept[name].scaled(values) for name, values in numbers.items()]
+        past = self.past().after(known, self.sides(table), time, table.where)
+        found += [kept[name].scaled(values) for name, values in past.items()]
         rows, _, cut = lay(found, len(table.place), min(max_length, self.max_length))
         return [rows.example(i, 0) for i in range(len(table.place))], self.texts(columns, range(len(table.place))), cut
 

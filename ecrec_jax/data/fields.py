@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,12 +40,13 @@ class Rows(NamedTuple):
 
 
 class Column(NamedTuple):
-    """What training learnt of a column: the values of a category, or mean and spread of numbers."""
+    """What training learnt of a column: the values of a category, and whether it met `others`, or mean and spread of numbers."""
 
     kind: str
     values: Sequence[str] = ()
     mean: float = 0.0
     spread: float = 1.0
+    others: bool = True
 
     def read(self, cells: Sequence[str | None], separator: str, where: Callable[[int], str]) -> Field:
         """Cells as `data.clicks` says.
@@ -54,11 +56,12 @@ class Column(NamedTuple):
         """
         if self.kind in ("number", "count"):
             return self.scaled(amounts(self.kind, cells, where))
-        parts = [parted(cell, self.kind, separator) for cell in cells]
+        parts = [parted(cell, self.kind, separator, partial(where, i)) for i, cell in enumerate(cells)]
         known = {name: k for k, name in enumerate(self.values, 1)}
         size = np.array([len(some) for some in parts])
         token = np.array([known.get(part, 0) for some in parts for part in some], "i4")
-        return Field(np.repeat(np.arange(len(parts)), size), token, np.repeat(1 / np.maximum(size, 1), size), len(known) + 1)
+        counts = np.where((token > 0) | self.others, np.repeat(1 / np.maximum(size, 1), size), 0)   # else as it began, by chance
+        return Field(np.repeat(np.arange(len(parts)), size), token, counts, len(known) + 1)
 
     def scaled(self, values: Float[np.ndarray, "R"]) -> Field:
         """One token a row, whose value is the number less the mean and over the spread; 0 where it is none."""
@@ -71,8 +74,9 @@ def learn(kind: str, cells: Sequence[str | None], train: Bool[np.ndarray, "R"], 
     """A column from the training rows."""
     if kind in ("number", "count"):
         return learn_numbers(kind, amounts(kind, cells, where), train)
-    counts = Counter(part for cell, used in zip(cells, train, strict=True) if used for part in parted(cell, kind, separator))
-    return Column(kind, sorted((name for name, n in counts.items() if n >= min_count), key=natural))
+    counts = Counter(part for i in np.flatnonzero(train) for part in parted(cells[i], kind, separator, partial(where, i)))
+    return Column(kind, sorted((name for name, n in counts.items() if n >= min_count), key=natural),
+                  others=any(n < min_count for n in counts.values()))
 
 
 def learn_numbers(kind: str, values: Float[np.ndarray, "R"], train: Bool[np.ndarray, "R"]) -> Column:
@@ -81,13 +85,29 @@ def learn_numbers(kind: str, values: Float[np.ndarray, "R"], train: Bool[np.ndar
     return Column(kind, (), float(seen.mean()), spread(seen)) if len(seen) else Column(kind)
 
 
-def parted(cell: str | None, kind: str, separator: str) -> list[str]:
-    """The values of a cell."""
+def flagged(part: str, where: Callable[[], str]) -> bool:
+    """Whether a flag is set.
+
+    Raises:
+        InputError: it is neither 0, 1, true, false nor empty.
+    """
+    found = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False, "": False}.get(part.lower())
+    if found is None:
+        raise InputError(f"{where()} has the flag {part!r}, which is neither 0 nor 1")
+    return found
+
+
+def parted(cell: str | None, kind: str, separator: str, where: Callable[[], str]) -> list[str]:
+    """The values of a cell.
+
+    Raises:
+        InputError: as `flagged`.
+    """
     if kind == "category":
         return [(cell or "").strip()]
     parts = parts_of(cell, separator)
     if kind == "flags":
-        return [str(k) for k, part in enumerate(parts) if part == "1"]
+        return [str(k) for k, part in enumerate(parts) if flagged(part, where)]
     return list(dict.fromkeys(part for part in parts if part))
 
 

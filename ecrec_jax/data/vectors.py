@@ -17,7 +17,7 @@ def load(path: Path, items: Sequence[str]) -> Float[np.ndarray, "V F"]:
     """The vectors of items 1 … I in their order, zeros before and after them (padding and mask).
 
     Raises:
-        InputError: the file has other columns, vectors of different lengths or numbers that aren't finite, or an item has none.
+        InputError: the file has other columns, vectors of different lengths, numbers that aren't finite, or of an item two or none.
     """
     try:
         table = pq.read_table(path, columns=["item", "vector"])
@@ -28,6 +28,9 @@ def load(path: Path, items: Sequence[str]) -> Float[np.ndarray, "V F"]:
     if not len(table) or len(flat) % len(table) or set(table["vector"].combine_chunks().value_lengths().to_pylist()) != {
             len(flat) // len(table)}:
         raise InputError(f"data.vectors: {path} has vectors of different lengths, or none")
+    if len(known) < len(table):
+        names = [(text_of(name) or "").strip() for name in table["item"].to_pylist()]
+        raise InputError(f"data.vectors: {path} has two vectors of item {next(x for i, x in enumerate(names) if known[x] != i)!r}")
     if not np.isfinite(flat).all():
         raise InputError(f"data.vectors: {path} has a number that is not finite")
     lacking = [item for item in items if item not in known]

@@ -156,6 +156,8 @@ class TwoTower(Logistic):
     """<u, i>: dense layers of the item's fields' vectors, others of all other fields' (Covington et al. 2016; Yi et al. 2019), so
     that items can be found by their vectors alone."""
 
+    parts_items = True
+
     def __init__(self, vocabulary: int, types: int, width: int, dropout: float, causal: bool, initializer_range: float,
                  embedding: int, units: list[int], layer_dropout: float, item_fields: tuple[int, ...], rngs: nnx.Rngs):
         if not units or not 0 < len(item_fields) < types:

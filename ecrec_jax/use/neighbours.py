@@ -35,11 +35,16 @@ class Popularity:
 
 @dataclasses.dataclass(frozen=True)
 class ItemKnn:
-    """Σ over the items of a history of their similarity, cosine with `shrink` in the denominator, to each item's `neighbours` most
-    similar ones. Source: Deshpande & Karypis 2004, §4; the shrinkage as in Ferrari Dacrema et al. 2019, eq. 1."""
+    """An item's score: Σ of its similarity, cosine with `shrink` in the denominator, to those items of a history that are among its
+    own `neighbours` most similar ones. Source: Ferrari Dacrema et al. 2019, eq. 1, and their code (Deshpande & Karypis 2004, §4,
+    keep the most similar ones of each item of the history instead)."""
 
     neighbours: int
     shrink: float
+
+    def __post_init__(self):
+        if self.neighbours < 1 or self.shrink < 0:
+            raise InputError(f"baseline.neighbours is {self.neighbours}, baseline.shrink {self.shrink}: expected at least 1 and 0")
 
     def fit(self, histories: Sequence[History], items: int) -> sparse.csr_matrix:
         """Similarity of item (row) to item, its own and all but the nearest left out."""

@@ -52,6 +52,15 @@ def evaluator(parts: build.Parts, feed: Feed) -> Callable[[int], None]:
     return run
 
 
+def reader(parts: build.Parts) -> Callable[[int], None]:
+    """A function that reads the texts of all items so many times, as each evaluation while training does; nothing where there is no
+    text encoder."""
+    trained, frozen = parts.peft.split(parts.parameters)
+    program = Evaluator(parts, parts.strategy.place(frozen | parts.constants), training=True)
+    trained = parts.strategy.place(trained)
+    return lambda count: jax.block_until_ready([program.vectors(trained) for _ in range(count)])
+
+
 def seconds(run: Callable[[int], Any], count: int) -> tuple[float, float]:
     """(seconds of the first call, which compiles; seconds of each of `count` after it)."""
     began = time.perf_counter()
