@@ -83,7 +83,7 @@ def read(reference: str, key: str = "model.checkpoint") -> Source:
         if facts.width is None:
             raise InputError(f"{folder}: the run has no model")
         config = load_config(folder)
-        tensors, head, run = best(folder, config), config["head"], config["model"] | {"events": facts.events}
+        tensors, head, run = best(folder, config), config["head"], config.get("model", {}) | {"events": facts.events}
         if head.get("_target_", "").endswith(".Regress"):
             tensors = in_units(tensors, facts.center, facts.scale)
         pooling = head.get("pooling", "cls") if "head.classifier.kernel" in tensors else "cls"
