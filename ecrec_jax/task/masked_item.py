@@ -68,7 +68,8 @@ class MaskedItem:
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw the hidden items; the weight of slots that are left over is 0."""
-        tokens, n, slots = self.whole(example), self.size(example)[0], self.drawn(example, rng)
+        tokens, slots = self.whole(example), self.drawn(example, rng)
+        n = len(tokens)
         found = {"type": np.zeros(n, "i4"), "weight": np.ones(slots, "f4"), "first": max(0, example.first - 1)}
         if np.ndim(example.label) == 0:
             found |= ranking.asked(example, self.filter_seen)
