@@ -922,6 +922,7 @@ def test_devices_drop_the_same_of_item_vectors(strategy):
 @pytest.mark.parametrize("words,said", [
     (["task=masked_item"], "sees both sides of what is hidden: set model.causal=false"),
     (["model.causal=false"], "doesn't see what comes next: set model.causal=true"),
+    (["baseline=item_knn", "baseline.neighbours=0"], "baseline.neighbours is 0"),
     (["baseline=tfidf"], "of items, choose popularity"), (["task.cutoffs=[5,1]"], "must rise"), (["task.most=99"], "between 1 and"),
     (["model.item_dropout=1.0"], "model.item_dropout is 1.0"), (["task.negatives=0"], "task.negatives 0"),
     (["data.path=null"], "data.path is not set"), (["head=classify"], "another head"),

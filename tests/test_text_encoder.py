@@ -18,7 +18,7 @@ from ecrec_jax.model.sasrec import TEXTS
 from ecrec_jax.source import load_config, load_facts, read
 from ecrec_jax.text_encoder import PREFIX, VECTORS, TextEncoder
 from ecrec_jax.types import Facts, InputError, Noise
-from ecrec_jax.use import flops
+from ecrec_jax.use import flops, steps
 from tests import world
 from tests.conftest import GOLDEN
 from tests.test_commands import call
@@ -43,6 +43,14 @@ def parts(*words, dropout=0.0):
     known = dataclasses.replace(world.facts("next_item"), dropout=None, attention_dropout=None, norm_epsilon=1e-8)
     made = build.network(config, known, "", None, None, TextEncoder(bert, texts.astype("i4"), None))
     return dataclasses.replace(made, optimizer=section.make(config["optimizer"], "optimizer", known))
+
+
+def test_an_estimate_reads_all_texts(monkeypatch):
+    """As each evaluation while training does, by the same program."""
+    made, read_ = [], evaluate.Evaluator.vectors
+    monkeypatch.setattr(evaluate.Evaluator, "vectors", lambda self, trained: made.append(read_(self, trained)) or made[-1])
+    steps.reader(parts())(3)
+    assert [x[VECTORS].shape for x in made] == [(world.VOCABULARY, 24)] * 3
 
 
 def on_device(batch):
